@@ -1,11 +1,12 @@
 # syntax=docker/dockerfile:1
-# The program walvec, and the model of the demo, for compose.yaml. The images are the newest known in November 2026.
+# An image with the program walvec and the demo's model, for compose.yaml. The base images are the newest known in
+# November 2026.
 
 FROM rust:1.95-trixie AS rust
 RUN cargo install --locked cargo-chef@0.1.78
 WORKDIR /source
 
-# What decides the dependencies, and nothing else: a layer that stays the same while only the program changes.
+# Only the files that decide the dependencies: this layer stays the same while only the program changes.
 FROM rust AS recipe
 COPY . .
 RUN cargo chef prepare --recipe-path recipe.json
@@ -19,13 +20,13 @@ RUN cargo chef cook $OPTIONS --recipe-path recipe.json
 COPY . .
 RUN cargo build $OPTIONS && strip -o /usr/local/bin/walvec target/dist/walvec
 
-# Needs no model hub; not built again when the program changes.
+# This stage needs no model hub, and is not built again when the program changes.
 FROM python:3.14-slim-trixie AS model
 COPY scripts/fetch-model.sh /
 RUN /fetch-model.sh /models
 
 FROM debian:trixie-slim
-# The authorities that servers of PostgreSQL, Kafka and Qdrant with public certificates need.
+# The certificate authorities for servers of PostgreSQL, Kafka and Qdrant with public certificates.
 RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/*
 RUN useradd --system --uid 10001 --home-dir /var/lib/walvec --create-home walvec
 COPY --from=builder /usr/local/bin/walvec /usr/local/bin/
@@ -34,7 +35,7 @@ COPY --from=model --chown=walvec:walvec /models /var/lib/walvec-models
 ENV WALVEC_MODELS=/var/lib/walvec-models
 USER walvec
 WORKDIR /var/lib/walvec
-# Asks the walvec of this container whether it serves, at WALVEC_LISTEN or 127.0.0.1:8082: no configuration and no token is needed.
+# Checks whether the walvec of this container serves, at WALVEC_LISTEN or 127.0.0.1:8082, without a configuration or a token.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s CMD ["walvec", "health", "--live", "--timeout", "2"]
 # walvec stops in order on SIGTERM, which it gets as the first process.
 ENTRYPOINT ["walvec"]

@@ -4,11 +4,12 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# Outside the checkout, so that a fresh clone finds the dependencies built: they take ten minutes.
+# The target directory is outside the checkout, so that a fresh clone finds the dependencies built: they take ten
+# minutes.
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/walvec/target
-# On a build server the lock file is the law.
+# On a build server Cargo must not change the lock file.
 LOCKED := $(if $(CI),--locked)
-# It builds once, for which nothing has to be kept.
+# A build server builds once, so it keeps no incremental state.
 ifdef CI
 export CARGO_INCREMENTAL := 0
 endif
@@ -16,11 +17,12 @@ endif
 # which takes a quarter of an hour.
 TLS := $(if $(shell pkg-config --atleast-version=1.1.1 openssl 2>/dev/null && echo yes),walvec/kafka-tls-system)
 RELEASE_FEATURES := $(if $(TLS),--features $(TLS))
-# At failpoints the tests crash the program. One set of features for all but releases, so that nothing is compiled twice.
+# The tests crash the program at failpoints. All builds but releases use one set of features, so that nothing is compiled
+# twice.
 FEATURES := --features 'walvec/failpoints $(TLS)'
-# The servers that can be fetched are for one platform; elsewhere the tests use the server that is installed.
+# Servers can be fetched for one platform only; on others the tests use the installed server.
 FETCHED_POSTGRES := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),default,if-none)
-# Most of the time a test waits for a server or a process.
+# More tests than processors run at a time, because most of the time a test waits for a server or a process.
 export RUST_TEST_THREADS ?= $(shell echo $$((3 * $$(getconf _NPROCESSORS_ONLN))))
 # Arguments for `make demo` and `make bench`, e.g. make demo ARGS='--once --json'
 ARGS ?=

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the archive that `cargo binstall walvec` takes, laid out as below a prefix such as /usr/local; the key
-# package.metadata.binstall in crates/walvec/Cargo.toml names it.
+# Builds the archive that `cargo binstall walvec` installs, with the directories of a prefix, for example /usr/local.
+# The key package.metadata.binstall in crates/walvec/Cargo.toml names the archive.
 #
 #   packaging/archive.sh PROGRAM SHARE
 set -euo pipefail

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# For the scripts of this directory, which source it: names, versions and places.
+# Names, versions and paths for the scripts of this directory, which source this file.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# What is handed out, and what it is made from.
+# The directory of the finished packages, and that of the files from which they are made.
 dist=$root/dist
 stage=${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/walvec/target}/packaging
 version=$(sed -nE '/^\[workspace\.package\]/,/^$/ s/^version = "(.*)"/\1/p' "$root/Cargo.toml")
@@ -27,22 +27,22 @@ case $(uname -sm) in
 *) fail "there are no packages for $(uname -sm)" "build from source: make build" ;;
 esac
 
-# A Python that has what packaging/requirements.txt lists.
+# Prints the path of a Python that has the packages of packaging/requirements.txt.
 packaging_python() {
   "$root/scripts/clients-python.sh" "$root/packaging/requirements.txt"
 }
 
-# An empty directory of that name in the stage.
+# Creates an empty directory of this name in the stage, and prints its path.
 fresh() { # NAME
   rm -rf "${stage:?}/$1"
   mkdir -p "$stage/$1"
   echo "$stage/$1"
 }
 
-# The compressed changelog that a Debian package must have.
+# Writes the compressed changelog that a Debian package must have.
 debian_changelog() { # PACKAGE VERSION NEWS
   local date
-  # Of the last commit: packages of one commit are the same.
+  # The date is that of the last commit, so that packages of one commit are identical.
   date=$(git -C "$root" log -1 --format=%cD 2>/dev/null) || date=$(date -R)
   printf '%s (%s) unstable; urgency=medium\n\n  * %s\n\n -- walvec developers <%s>  %s\n' \
     "$1" "$2" "$3" walvec@users.noreply.github.com "$date" | gzip -9n

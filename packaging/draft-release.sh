@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../dist"
 
-# What others published stays out: servers, and what the Python package of one requires.
+# Files that others published are left out: servers, and the packages that the Python package of one requires.
 files=(walvec*)
 sha256sum "${files[@]}" >SHA256SUMS
 gh release create "$1" --draft --verify-tag --title "$1" --notes "What is new: CHANGELOG.md" "${files[@]}" SHA256SUMS

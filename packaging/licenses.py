@@ -15,10 +15,10 @@ import subprocess
 import sys
 
 NAMES = re.compile(r"(licen[cs]e|copying|copyright|notice|unlicense)", re.IGNORECASE)
-# How deep C libraries have theirs: rdkafka-sys/librdkafka/LICENSE, libz-sys/src/zlib/LICENSE.
+# How deep the licence files of C libraries are: rdkafka-sys/librdkafka/LICENSE, libz-sys/src/zlib/LICENSE.
 DEPTH = 3
 SKIPPED = {"test", "tests", "doc", "docs", "examples", "benches", "fuzz"}
-# Files of that name that are programs.
+# Endings of files with such names that are not licences but code.
 CODE = {".c", ".h", ".html", ".json", ".py", ".rs", ".sh", ".toml"}
 
 
@@ -59,7 +59,7 @@ def main():
         files = list(licence_files(pathlib.Path(package["manifest_path"]).parent))
         for path in files:
             text = path.read_text(encoding="utf-8", errors="replace").strip("\n")
-            # Many differ in line breaks alone.
+            # Many licences differ only in line breaks.
             words = " ".join(text.split())
             texts.setdefault(words, text)
             if title not in by_text[words]:

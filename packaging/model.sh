@@ -4,7 +4,7 @@
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
-# The model stays there between calls; packages are made afresh.
+# The model stays there between calls; packages are built again.
 "$root/scripts/fetch-model.sh" "$stage/models"
 python=$(packaging_python)
 

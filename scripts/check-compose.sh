@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Loads compose.yaml with compose-go, the loader that Docker Compose itself uses: it knows every key, and refuses others.
-# Starts nothing, and needs no Docker: the loader is compiled by Go into <cache>/tools (half a minute, once).
+# Loads compose.yaml with compose-go, the loader that Docker Compose itself uses: it knows every key and refuses all
+# others. It starts no container and needs no Docker: Go compiles the loader into <cache>/tools (half a minute, once).
 #
-# Without Go it says loudly that compose.yaml is not checked; on a build server (CI is set) it fails.
+# Without Go it prints a clear notice that compose.yaml is not checked; on a build server (CI is set) it fails.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -33,7 +33,7 @@ if [[ ! -x $program ]]; then
     echo "  remedy: check the network and Go's proxy setting (go env GOPROXY)" >&2
     exit 1
   }
-  # By a rename, as the last step: if it is there, it is whole.
+  # The file appears by a rename, as the last step: if it exists, it is complete.
   mv "$work/cmd" "$program"
 fi
 
@@ -41,14 +41,14 @@ load() { # FILE
   "$program" "$1" >"$work/out" 2>&1
 }
 
-# The loader's own program gives no variables to it, so those that must be set are replaced.
+# The loader's command-line program passes no variables on, so those that must be set are replaced.
 sed -E 's/\$\{[A-Z_]+:\?[^}]*\}/checked/' compose.yaml >"$work/compose.yaml"
 load "$work/compose.yaml" || {
   cat "$work/out" >&2
   echo >&2
   exit 1
 }
-# The check can fail: a key that nobody knows is an error.
+# This tests that the check can fail: an unknown key is an error.
 sed 's/^    image: qdrant/    imagine: true\n&/' "$work/compose.yaml" >"$work/wrong.yaml"
 if load "$work/wrong.yaml" || ! grep -q imagine "$work/out"; then
   echo "check-compose: the loader accepts an unknown key; this check is of no use" >&2

@@ -43,7 +43,7 @@ texts = {page: pathlib.Path(page).read_text(encoding="utf-8") for page in pages 
 root, wrong, linked, links = pathlib.Path.cwd().resolve(), [], set(), 0
 for page, text in sorted(texts.items()):
     for number, line in outside_code(text):
-        # What has changed names files of before.
+        # The changelog also names files that no longer exist.
         for named in NAMED.findall(line) if page.name != "CHANGELOG.md" else []:
             if not pathlib.Path(named).exists():
                 wrong.append(f"{page}:{number}: there is no {named}")

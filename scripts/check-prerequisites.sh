@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Names everything that a build needs and this machine lacks, with what to type, before anything takes long.
+# Names everything that a build needs and this machine lacks, with the commands to type, before any long step begins.
 set -euo pipefail
 
 readonly RUST=1.95
@@ -20,10 +20,10 @@ else
 fi
 command -v cc >/dev/null ||
   lacks "a C compiler called cc" "on Debian and Ubuntu: apt install build-essential; on macOS: xcode-select --install"
-# librdkafka's own build asks for one, and tries these names.
+# librdkafka's own build needs a C++ compiler, and tries these names.
 command -v g++ >/dev/null || command -v clang++ >/dev/null || command -v c++ >/dev/null ||
   lacks "a C++ compiler" "on Debian and Ubuntu: apt install build-essential; on macOS: xcode-select --install"
-# It is built by make, and its OpenSSL is configured by a Perl program.
+# librdkafka is built with make, and a Perl program configures its OpenSSL.
 command -v make >/dev/null || lacks "make" "on Debian and Ubuntu: apt install make; on macOS: xcode-select --install"
 if ! perl -MFindBin -MIPC::Cmd -MFile::Compare -MTime::Piece -e 1 2>/dev/null; then
   lacks "perl with its standard modules" \

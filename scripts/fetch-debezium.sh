@@ -3,7 +3,7 @@
 # makes the fixtures of crates/broker and the figures to compare with. They go to <cache>/debezium/<version>
 # (scripts/maven.sh says what <cache> is); scripts/debezium-recorder.sh runs it.
 #
-# Where a JDK or Maven is missing it says what stays untested, and ends well; on a build server (CI is set) it fails.
+# If a JDK or Maven is missing, it prints what stays untested, and succeeds; on a build server (CI is set) it fails.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

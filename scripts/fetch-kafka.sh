@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Fetches Apache Kafka for the tests: the broker's jars from Maven Central (60 MB, once), no root needed. They go to
-# <cache>/kafka/<version>/libs, where tests/kafka finds them by itself (scripts/maven.sh says what <cache> is).
+# <cache>/kafka/<version>/libs, where tests/kafka finds them (scripts/maven.sh says what <cache> is).
 #
-# Where Java or Maven is missing it says what stays untested, and ends well; on a build server (CI is set) it fails.
+# If Java or Maven is missing, it prints what stays untested, and succeeds; on a build server (CI is set) it fails.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

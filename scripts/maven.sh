@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# For scripts/fetch-kafka.sh and scripts/fetch-debezium.sh, which source it: fetching jars from Maven Central into walvec's
-# cache. The caller sets PROGRAM, its own name, and UNTESTED, what cannot be tested without it.
+# Fetches jars from Maven Central into walvec's cache. scripts/fetch-kafka.sh and scripts/fetch-debezium.sh source this
+# file. The caller sets PROGRAM, its own name, and UNTESTED, what cannot be tested without the jars.
 #
 # <cache> is $WALVEC_CACHE, else for root /var/cache/walvec, else $XDG_CACHE_HOME/walvec, else ~/.cache/walvec.
 
@@ -12,7 +12,8 @@ fail() {
   exit 1
 }
 
-# Without Java or Maven every other test can run: so this is loud, but an error only on a build server (CI is set).
+# Without Java or Maven every other test can run, so this prints a clear notice, and fails only on a build server (CI is
+# set).
 lacks() { # WHAT REMEDY
   {
     echo "************************************************************************************************"
@@ -39,32 +40,32 @@ check_java() { # PROGRAM PACKAGE
   local major
   command -v "$1" >/dev/null ||
     lacks "Java $OLDEST_JAVA or newer (the program $1)" "on Debian and Ubuntu: apt install $2 maven"
-  # "17" of: openjdk version "17.0.15" 2025-04-15, and of: javac 17.0.15
+  # Takes "17" from: openjdk version "17.0.15" 2025-04-15, and from: javac 17.0.15
   major=$("$1" -version 2>&1 | sed -nE 's/^(.* version "|javac )([0-9]+).*/\2/p' | head -n 1)
   ((${major:-0} >= OLDEST_JAVA)) ||
     lacks "Java $OLDEST_JAVA or newer; this $1 is ${major:-of an unknown version}" \
       "on Debian and Ubuntu: apt install $2, and put it first in PATH"
 }
 
-# What the target directory is made from, in short.
+# Prints a digest of the files from which the target directory is made.
 digest() { # FILE...
   cat "$@" | sha256sum | cut -d ' ' -f 1
 }
 
-# Sets `target`, the directory for a version; says whether it is whole and up to date.
+# Sets `target`, the directory for a version; succeeds if it is complete and up to date.
 is_fetched() { # NAME VERSION DIGEST
   root=$(cache_directory)/$1
   target=$root/$2
   [[ -d $target/libs && $(cat "$target/digest" 2>/dev/null) == "$3" ]]
 }
 
-# Sets `work`, which is gone in the end, and puts the jars of a pom.xml into its `new/libs`.
+# Sets `work`, a directory that is removed at the end, and puts the jars of a pom.xml into its `new/libs`.
 fetch_jars() { # POM
   command -v mvn >/dev/null || lacks "Maven (the program mvn), which fetches it" "on Debian and Ubuntu: apt install maven"
   (umask 022 && mkdir -p "$root") || fail "cannot create $root" "set WALVEC_CACHE to a writable directory"
   work=$(mktemp -d "$root/.fetch-XXXXXX") || fail "cannot write to $root" "check free space and permissions"
   trap 'rm -rf "$work"' EXIT
-  # Even with -q it resets the terminal's colours.
+  # Even with -q Maven resets the terminal's colours.
   mvn -q -B -f "$1" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$work/new/libs" \
     >"$work/log" 2>&1 || {
     cat "$work/log" >&2
@@ -72,10 +73,10 @@ fetch_jars() { # POM
   }
 }
 
-# The directory appears by a rename, as the last step: if it is there, it is whole.
+# The directory appears by a rename, as the last step: if it exists, it is complete.
 install_jars() { # DIGEST
   echo "$1" >"$work/new/digest"
-  # Whoever fetched it, and with whatever umask.
+  # Every user must be able to read the files, independently of the umask of the user who fetched them.
   chmod -R a+rX "$work/new"
   rm -rf "$target"
   mv "$work/new" "$target"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Measures what building costs, from nothing but the downloaded sources, and prints the table of BENCHMARKS.md.
+# Measures what building costs when only the sources are downloaded, and prints the table for BENCHMARKS.md.
 #
 #   scripts/measure-build.sh              the dev build of `make demo`, the smallest release build, and the full one
 #   scripts/measure-build.sh dev small    only these
 #
-# Every build goes into a directory of its own, which is removed. CPU-minutes are the measure: they depend little on how many
-# cores there are, and on what else they do.
+# Every build goes into a directory of its own, which is removed. It measures CPU-minutes, which depend little on the number
+# of cores and on other work.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,4 +1,4 @@
-//! Through a broker: a real Kafka, on the same cores.
+//! Measures the path through a broker, a real Kafka on the same cores.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -22,7 +22,7 @@ use crate::stage::{Database, Stage};
 const CAPTURED: u64 = 300_000;
 const SINGLES: u32 = 200;
 const SHARED: u64 = 40_000;
-/// As a provider somewhere on the network takes for a batch.
+/// A model that waits 50 ms per batch, as a provider on the network would.
 const WAITING: &str = "hash/64/wait/50";
 /// How long a worker is killed again and again, and how often.
 const KILLING: Duration = Duration::from_secs(120);
@@ -31,13 +31,14 @@ const KILL_EVERY: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
 /// How often a row that was just committed is searched for.
 const FINE_POLL: Duration = Duration::from_millis(1);
-/// After how long without a heartbeat the broker gives a worker's partitions to others. Kafka's default is 45 s.
+/// The time without a heartbeat, in milliseconds, after which the broker gives a worker's partitions to others. Kafka's
+/// default is 45 s.
 const SESSION_MS: u32 = 6_000;
 
-/// What was measured. Rates in rows per second, times in milliseconds.
+/// The results. Rates in rows per second, times in milliseconds.
 #[derive(Default)]
 pub(crate) struct ThroughBroker {
-    /// The stream into nothing, into the broker, and what the Debezium engine gives its caller.
+    /// The rates of the stream into nothing, of the stream into the broker, and of the Debezium engine to its caller.
     pub(crate) nothing: f64,
     pub(crate) kafka: f64,
     pub(crate) debezium: f64,
@@ -50,7 +51,7 @@ pub(crate) struct ThroughBroker {
     pub(crate) two_workers: f64,
     pub(crate) kills: usize,
     pub(crate) mismatches: usize,
-    /// From a kill until a row that was committed after it can be found, the longest.
+    /// The longest time from a kill until a row that was committed after it can be found.
     pub(crate) recovery: f64,
 }
 
@@ -70,7 +71,7 @@ fn kafka(broker: &TestBroker, prefix: &str) -> Value {
     json!({"kafka": {"bootstrap": broker.bootstrap(), "topic_prefix": prefix, "group": prefix}})
 }
 
-/// Measures how fast walvec and Debezium read one backlog of changes, each from a slot of its own.
+/// Measures how fast each reader reads the same backlog of changes, from a slot of its own.
 #[expect(clippy::cast_precision_loss, reason = "a rate")]
 async fn capture(plan: &Plan, stage: &Stage, broker: &TestBroker, measured: &mut ThroughBroker) -> anyhow::Result<()> {
     let database = stage.database("published").await?;
@@ -87,7 +88,7 @@ async fn capture(plan: &Plan, stage: &Stage, broker: &TestBroker, measured: &mut
             ..Settings::new(&database.url, "{{ body }}", "hash/64")
         };
         database.client.batch_execute("TRUNCATE bench").await?;
-        // The snapshot of the empty table: it makes the slot.
+        // The snapshot of the empty table creates the slot.
         Walvec::start_stage(plan, &settings, &home, "capture", "1").await?.stop().await?;
         let (slot, theirs) = (format!("nothing_{round}"), format!("debezium_{round}"));
         database.create_slot(&slot).await?;
@@ -106,7 +107,7 @@ async fn capture(plan: &Plan, stage: &Stage, broker: &TestBroker, measured: &mut
     Ok(())
 }
 
-/// Seconds from the start of the program until the broker has acknowledged everything before `until`.
+/// Returns the seconds from the start of the program until the broker has acknowledged everything before `until`.
 async fn published(plan: &Plan, settings: &Settings<'_>, home: &Path, until: &str) -> anyhow::Result<f64> {
     let until: Lsn = until.parse()?;
     let began = Instant::now();
@@ -123,7 +124,7 @@ async fn published(plan: &Plan, settings: &Settings<'_>, home: &Path, until: &st
     }
 }
 
-/// Records per second of the Debezium engine, from its first record to its last, into nothing.
+/// Returns the records per second of the Debezium engine into nothing, from its first record to its last.
 #[expect(clippy::cast_precision_loss, reason = "a rate")]
 async fn engine(database: &Database<'_>, slot: &str, home: &Path) -> anyhow::Result<f64> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/debezium-recorder.sh");
@@ -143,7 +144,7 @@ async fn engine(database: &Database<'_>, slot: &str, home: &Path) -> anyhow::Res
     Ok(CAPTURED as f64 * 1000.0 / milliseconds)
 }
 
-/// A database with a table of books.
+/// Creates a database with a table of books.
 async fn books(stage: &Stage, name: &str) -> anyhow::Result<(String, Client)> {
     let url = stage.cluster.create_database(name).await?;
     let client = stage.cluster.connect(name).await?;
@@ -162,7 +163,7 @@ async fn remove(stage: &Stage, name: &str, client: Client) -> anyhow::Result<()>
     Ok(stage.cluster.drop_database(name).await?)
 }
 
-/// Single rows, capture and one worker as processes of their own, a real model.
+/// Measures single rows, with capture and one worker as processes of their own, and a real model.
 async fn singles(plan: &Plan, stage: &Stage, broker: &TestBroker, measured: &mut ThroughBroker) -> anyhow::Result<()> {
     const NAME: &str = "broker_singles";
     let (url, client) = books(stage, NAME).await?;
@@ -198,15 +199,15 @@ async fn wait_for_points(walvec: &Walvec, points: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Rows that are committed at once, indexed by one worker and by two that wait for their embedder.
+/// Measures rows that are committed at once, indexed by one worker and by two that wait for their embedder.
 async fn sharing(plan: &Plan, stage: &Stage, broker: &TestBroker, measured: &mut ThroughBroker) -> anyhow::Result<()> {
     measured.one_worker = shared(plan, stage, broker, 1).await?;
     measured.two_workers = shared(plan, stage, broker, 2).await?;
     Ok(())
 }
 
-/// Rows per second of so many workers, from the commit until all points are stored. Everything runs before, and each
-/// worker has its partitions.
+/// Returns the rows per second of this many workers, from the commit until all points are stored. The commit comes when
+/// everything runs and each worker has its partitions.
 #[expect(clippy::cast_precision_loss, reason = "a rate")]
 async fn shared(plan: &Plan, stage: &Stage, broker: &TestBroker, workers: usize) -> anyhow::Result<f64> {
     let name = format!("broker_sharing_{workers}");
@@ -240,7 +241,7 @@ async fn shared(plan: &Plan, stage: &Stage, broker: &TestBroker, workers: usize)
     Ok(rate)
 }
 
-/// Whether every worker has as many partitions as the others.
+/// Returns whether all workers have equally many partitions.
 async fn share(workers: &[Walvec]) -> anyhow::Result<bool> {
     let mut counts = BTreeSet::new();
     for worker in workers {
@@ -249,7 +250,7 @@ async fn share(workers: &[Walvec]) -> anyhow::Result<bool> {
     Ok(counts.len() == 1 && !counts.contains(&0))
 }
 
-/// Two workers, of which one is killed and started again every ten seconds, while rows change.
+/// Runs two workers while rows change, and kills and restarts one of them every ten seconds.
 async fn killing(plan: &Plan, stage: &Stage, broker: &TestBroker, measured: &mut ThroughBroker) -> anyhow::Result<()> {
     const NAME: &str = "broker_killing";
     let (url, client) = books(stage, NAME).await?;
@@ -274,7 +275,7 @@ async fn killing(plan: &Plan, stage: &Stage, broker: &TestBroker, measured: &mut
         victim.kill().await?;
         let killed = Instant::now();
         measured.kills += 1;
-        // Rows in all partitions, the killed worker's too.
+        // The rows are in all partitions, including those of the killed worker.
         let probes: Vec<i32> = (probe..probe + 24).collect();
         probe += 24;
         client.execute("INSERT INTO books SELECT i, 'a probe ' || i FROM unnest($1::int[]) i", &[&probes]).await?;
@@ -295,7 +296,7 @@ async fn killing(plan: &Plan, stage: &Stage, broker: &TestBroker, measured: &mut
     remove(stage, NAME, client).await
 }
 
-/// Changes rows until it is aborted: new ones, changed ones, deleted ones, ones with another key.
+/// Inserts, updates and deletes rows and changes their keys, until the task is aborted.
 async fn change(client: Client) -> anyhow::Result<()> {
     let mut round: i32 = 0;
     loop {
@@ -311,7 +312,7 @@ async fn change(client: Client) -> anyhow::Result<()> {
     }
 }
 
-/// Waits until the collection stops changing and is like the table, and says how many points differ if that does not come.
+/// Waits until the collection equals the table, at most a minute, and returns how many points still differ.
 async fn settled(client: &Client, walvec: &Walvec) -> anyhow::Result<usize> {
     let rows: BTreeMap<u64, String> = client
         .query("SELECT id, body FROM books", &[])

@@ -23,7 +23,7 @@ pub(crate) struct AgainstPostgres {
     pub(crate) snapshot_rss: u64,
 }
 
-/// How one reader does at one size.
+/// The rate and the memory of one reader at one size.
 pub(crate) struct Growth {
     pub(crate) reader: &'static str,
     pub(crate) rows: u64,
@@ -34,7 +34,7 @@ pub(crate) struct Growth {
 #[expect(clippy::cast_precision_loss, reason = "a rate")]
 pub(crate) async fn against_postgres(plan: &Plan, stage: &Stage) -> anyhow::Result<AgainstPostgres> {
     let database = stage.database("against").await?;
-    // Every reader gets a slot of its own from before the rows, because reading moves a slot.
+    // Every reader gets a slot of its own, created before the rows, because reading advances a slot.
     for round in 0..plan.rounds {
         database.create_slot(&format!("theirs_{round}")).await?;
         database.create_slot(&format!("ours_{round}")).await?;
@@ -102,7 +102,7 @@ fn largest(readings: &[Reading]) -> u64 {
     readings.iter().map(|reading| reading.peak_rss_bytes).max().unwrap_or(0)
 }
 
-/// Seconds that `pg_recvlogical` takes to read the same changes into nothing.
+/// Returns the seconds that `pg_recvlogical` takes to read the same changes into nothing.
 async fn recvlogical(database: &Database<'_>, slot: &str, until: &str) -> anyhow::Result<f64> {
     let (slot, end) = (format!("--slot={slot}"), format!("--endpos={until}"));
     let publication = format!("--option=publication_names={PUBLICATION}");

@@ -1,4 +1,4 @@
-//! Readers that run as processes of their own, so that their memory can be told.
+//! Readers that run as processes of their own, so that their memory can be measured.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -34,7 +34,7 @@ pub(crate) enum Child {
     EngineOpen { root: PathBuf },
 }
 
-/// What a child process found.
+/// The result of a child process.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Reading {
     pub(crate) rows: u64,
@@ -77,7 +77,7 @@ pub(crate) async fn spawn(arguments: &[&str]) -> anyhow::Result<Reading> {
     answer(arguments).await
 }
 
-/// Starts this program again as a child and waits for what it prints.
+/// Starts this program again as a child, and returns what it prints, parsed as JSON.
 pub(crate) async fn answer<T: DeserializeOwned>(arguments: &[&str]) -> anyhow::Result<T> {
     let output = tokio::process::Command::new(std::env::current_exe()?)
         .args(arguments)
@@ -88,12 +88,12 @@ pub(crate) async fn answer<T: DeserializeOwned>(arguments: &[&str]) -> anyhow::R
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// The largest resident set that a process has had, in bytes.
+/// Returns the largest resident set that a process has had, in bytes.
 pub(crate) fn peak_rss_of(pid: u32) -> anyhow::Result<u64> {
     memory_of(pid, "VmHWM:")
 }
 
-/// What the system says of the memory of a process, in bytes.
+/// Returns a field of the system's report on the memory of a process, in bytes.
 pub(crate) fn memory_of(pid: u32, field: &str) -> anyhow::Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(field)).with_context(|| format!("no {field}"))?;

@@ -1,7 +1,7 @@
 //! Tokens per second of the model in this process against ONNX Runtime on the same model, texts and cores.
 //!
 //! - [`corpus`]: the texts
-//! - this file: who embeds them, in turns
+//! - this file: the two programs that embed them, in turns
 
 mod corpus;
 
@@ -23,7 +23,7 @@ pub(crate) use corpus::{catalogue, texts};
 /// The model that the demo uses.
 pub(crate) const MODEL: &str = "sentence-transformers/all-MiniLM-L6-v2";
 
-/// How alike vectors of the same text have to be.
+/// The lowest cosine similarity that vectors of the same text may have.
 const SAME: f32 = 0.999;
 
 /// One model's rates and ratios, medians over rounds.
@@ -36,17 +36,17 @@ pub(crate) struct Embedding {
     pub(crate) walvec_sorted: Rate,
     pub(crate) onnx_runtime: Rate,
     pub(crate) onnx_runtime_sorted: Rate,
-    /// walvec against ONNX Runtime, both in the order in which texts come.
+    /// The ratio of walvec's rate to that of ONNX Runtime, both with texts in their original order.
     pub(crate) ratio: f64,
-    /// walvec against ONNX Runtime, both with sorted texts.
+    /// The ratio of walvec's rate to that of ONNX Runtime, both with sorted texts.
     pub(crate) ratio_sorted: f64,
 }
 
-/// Who embeds, in one order of texts.
+/// The results of one program with one order of texts.
 #[derive(Default)]
 pub(crate) struct Rate {
     pub(crate) tokens_per_second: f64,
-    /// The share of what was computed that only filled up shorter texts.
+    /// The share of the computed tokens that only pad shorter texts.
     pub(crate) padding: f64,
 }
 
@@ -56,11 +56,11 @@ struct Pass {
     seconds: f64,
     tokens: u64,
     padding: u64,
-    /// The vectors of the first texts.
+    /// The vectors of the first texts, for the comparison.
     first: Vec<Vector>,
 }
 
-/// What the Python program prints.
+/// The output of the Python program.
 #[derive(Deserialize)]
 struct ByOnnxRuntime {
     arrival: Pass,
@@ -130,7 +130,7 @@ fn rate(passes: &[Pass]) -> Rate {
     }
 }
 
-/// Embeds all texts as the pipeline does: so many in each call, and as many calls under way.
+/// Embeds all texts as the pipeline does, with the same number of texts per call and of calls in flight.
 async fn pass(embedder: &OnnxEmbedder, texts: &[String]) -> anyhow::Result<Pass> {
     let before = embedder.computed();
     let mut first = Vec::new();
@@ -175,7 +175,7 @@ async fn fold(model: &Path, target: &Path, python: &Path) -> anyhow::Result<()> 
     program(python, "fold_weights.py", &[from.as_os_str(), to.as_os_str()]).await.map(drop)
 }
 
-/// Runs one of the programs in `python/`; what it prints.
+/// Runs one of the programs in `python/`, and returns what it prints.
 async fn program(python: &Path, name: &str, arguments: &[&std::ffi::OsStr]) -> anyhow::Result<Vec<u8>> {
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("python").join(name);
     let output = tokio::process::Command::new(python)
@@ -188,7 +188,7 @@ async fn program(python: &Path, name: &str, arguments: &[&std::ffi::OsStr]) -> a
     Ok(output.stdout)
 }
 
-/// Rates of programs that compute something else would mean nothing.
+/// Checks that both programs compute the same vectors: otherwise their rates could not be compared.
 fn compare(ours: &[Vector], theirs: &[Vector]) -> anyhow::Result<()> {
     for (ours, theirs) in ours.iter().zip(theirs) {
         let cosine: f32 = ours.iter().zip(theirs).map(|(a, b)| a * b).sum();

@@ -1,5 +1,5 @@
-//! The engine inside the program at size: when its index is there, how fast and how good searches are, one durable point against a plain
-//! `fdatasync`, how long a stop and a start take, and memory.
+//! Measures the engine inside the program with many points: when its index is complete, how fast and how good searches are, one durable
+//! point against a plain `fdatasync`, how long a stop and a start take, and memory.
 
 use std::collections::HashSet;
 use std::io::Write as _;
@@ -24,18 +24,19 @@ use crate::child;
 use crate::report::percentile;
 
 const DIMENSION: usize = 384;
-/// Vectors of texts lie near a surface of few dimensions, and in crowds. Independent random numbers would have no near neighbours.
+/// The dimensions of the space from which vectors are made. Vectors of texts lie near a surface of few dimensions, and in
+/// clusters; independent random numbers would have no near neighbours.
 const LATENT: usize = 24;
 const CROWDS: usize = 200;
 const BATCH: u64 = 256;
 const SEARCHES: u64 = 500;
 const JUDGED: u64 = 100;
 const WANTED: usize = 10;
-/// Above this, comparing a query with every point takes minutes.
+/// The most points for which recall is computed: with more, comparing a query with every point takes minutes.
 const JUDGED_UP_TO: u64 = 200_000;
 const SINGLE: u64 = 200;
 
-/// What was found for one number of points.
+/// The results for one number of points.
 pub(crate) struct Engine {
     pub(crate) points: u64,
     pub(crate) filled: Filled,
@@ -44,7 +45,7 @@ pub(crate) struct Engine {
     pub(crate) interrupted: Opened,
 }
 
-/// What the process found that filled the collection.
+/// The results of the process that filled the collection.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Filled {
     pub(crate) points_per_second: f64,
@@ -55,7 +56,8 @@ pub(crate) struct Filled {
     /// Milliseconds.
     pub(crate) search_p50: f64,
     pub(crate) searches_per_second: f64,
-    /// The share of the ten nearest points that is found; `None` where they were not computed by comparing every point.
+    /// The share of the ten nearest points that a search finds; `None` if they were not computed by comparing every
+    /// point.
     pub(crate) recall: Option<f64>,
     /// Milliseconds until one point is durable, median.
     pub(crate) write: f64,
@@ -63,11 +65,11 @@ pub(crate) struct Filled {
     pub(crate) plain: f64,
     /// The most anonymous memory that the process had, in bytes.
     pub(crate) anonymous: u64,
-    /// Seconds until the collection was left in the middle of an index build.
+    /// Seconds that a stop in the middle of an index build took.
     pub(crate) stop_seconds: f64,
 }
 
-/// What a process found that opened it again.
+/// The results of a process that opened the collection again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Opened {
     pub(crate) seconds: f64,
@@ -123,7 +125,7 @@ pub(crate) async fn fill(root: PathBuf, points: u64) -> anyhow::Result<Filled> {
     let recall = if points <= JUDGED_UP_TO { Some(recall(&sink, &space, points).await?) } else { None };
     let (write, plain) = single_writes(&root, &sink, &space, points).await?;
     let anonymous = memory.most();
-    // Enough for another build, which is left in its middle.
+    // These points are enough for another build, which the stop interrupts.
     let more = points / 10 + 20_000;
     for first in (points..points + more).step_by(usize::try_from(BATCH)?) {
         sink.write((first..first + BATCH).map(|id| Write::Upsert(space.point(id))).collect()).await?;
@@ -154,7 +156,7 @@ pub(crate) async fn fill(root: PathBuf, points: u64) -> anyhow::Result<Filled> {
     })
 }
 
-/// Indexes are built beside the writes, as the pipeline has it during a snapshot.
+/// A task that builds indexes concurrently with the writes, as the pipeline does during a snapshot.
 struct Building {
     is_over: Arc<AtomicBool>,
     task: JoinHandle<anyhow::Result<()>>,
@@ -180,7 +182,7 @@ impl Building {
     }
 }
 
-/// Milliseconds of the median search, and searches per second, one after the other.
+/// Returns the median milliseconds of a search, and the searches per second, one after the other.
 async fn searched(sink: &Embedded, space: &Space) -> anyhow::Result<(f64, f64)> {
     let requests: Vec<SearchRequest> = (0..SEARCHES).map(|query| request(space.vector(u64::MAX - query))).collect();
     for request in requests.iter().take(100) {
@@ -196,7 +198,7 @@ async fn searched(sink: &Embedded, space: &Space) -> anyhow::Result<(f64, f64)> 
     Ok((percentile(&mut times, 50), rate))
 }
 
-/// Which share of the ten nearest points a search finds.
+/// Returns the share of the ten nearest points that a search finds.
 async fn recall(sink: &Embedded, space: &Space, points: u64) -> anyhow::Result<f64> {
     let all: Vec<Vec<f32>> = (0..points).map(|id| space.vector(id)).collect();
     let mut found = 0;
@@ -212,7 +214,8 @@ async fn recall(sink: &Embedded, space: &Space, points: u64) -> anyhow::Result<f
     Ok(f64::from(u32::try_from(found)?) / f64::from(u32::try_from(wanted)?))
 }
 
-/// Median milliseconds until one point is durable, and of an append and its `fdatasync` on the same disk, in turns.
+/// Returns the median milliseconds until one point is durable, and those of an append with `fdatasync` on the same
+/// disk, measured in turns.
 async fn single_writes(root: &Path, sink: &Embedded, space: &Space, points: u64) -> anyhow::Result<(f64, f64)> {
     let path = root.join("plain");
     let mut file = std::fs::File::create(&path)?;
@@ -252,7 +255,7 @@ fn spec() -> CollectionSpec {
     }
 }
 
-/// Where the vectors lie.
+/// The space from which vectors are made.
 struct Space {
     basis: Vec<Vec<f32>>,
     crowds: Vec<Vec<f32>>,
@@ -298,12 +301,12 @@ impl Space {
     }
 }
 
-/// About a normal distribution of variance 1.
+/// Returns a random number, approximately from a normal distribution of variance 1.
 fn normal(random: &mut StdRng) -> f32 {
     (0..6).map(|_| random.random_range(-1.0_f32..1.0)).sum::<f32>() / std::f32::consts::SQRT_2
 }
 
-/// The most anonymous memory of this process.
+/// A task that records the most anonymous memory of this process.
 struct Memory(Arc<AtomicU64>, JoinHandle<()>);
 
 impl Memory {

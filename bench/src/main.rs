@@ -1,12 +1,14 @@
-//! What `make bench` runs: measures walvec against PostgreSQL's own programs in the same run and writes BENCHMARKS.md.
+//! The program that `make bench` runs: it measures walvec against PostgreSQL's own programs in the same run, and writes
+//! BENCHMARKS.md.
 //!
 //! - [`stage`]: the server, its tables and slots
-//! - [`child`]: readers that run as processes of their own, so that their memory can be told
+//! - [`child`]: readers that run as processes of their own, so that their memory can be measured
 //! - [`capture`]: the stream against `pg_recvlogical`, the snapshot against `COPY`, and how both grow
-//! - [`broker`]: the whole through a real Kafka: capture, single rows, two workers, a worker that is killed again and again
-//! - [`engine`]: the engine inside the program at size: index, searches, writes, stop and start, memory
+//! - [`broker`]: the whole program through a real Kafka: capture, single rows, two workers, a worker that is killed again
+//!   and again
+//! - [`engine`]: the engine inside the program with many points: index, searches, writes, stop and start, memory
 //! - [`embedding`]: tokens per second, against ONNX Runtime on the same model and texts
-//! - [`provider`]: a provider that answers only so much
+//! - [`provider`]: a provider with a limit of requests per second
 //! - [`program`]: walvec itself, as a child process
 //! - [`sync`]: the whole program: a flood of rows, and single rows
 //! - [`points`]: points into a Qdrant server, against the official Python client
@@ -115,7 +117,7 @@ fn models(given: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    // The HTTP clients need none of it, and are not made without.
+    // The HTTP clients use no TLS here, but cannot be created without a cryptography provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match arguments.command {
@@ -126,7 +128,7 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// How many points the engine gets by itself, and in `scale`.
+/// The numbers of points with which the engine is measured: normally, and in `scale`.
 const ENGINE_POINTS: u64 = 100_000;
 const MANY_POINTS: u64 = 1_000_000;
 

@@ -1,4 +1,4 @@
-//! Verify and reindex, and what happens to rows whose text stays the same, with the whole program.
+//! Measures verify and reindex, and the cost of rows whose text stays the same, with the whole program.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,12 +15,12 @@ use crate::stage::Stage;
 
 const VERIFIED: u32 = 200_000;
 const REINDEXED: usize = 10_000;
-/// Twenty searches a second.
+/// The pause between searches: twenty searches a second.
 const SEARCH_INTERVAL: Duration = Duration::from_millis(50);
 /// How often to ask whether all changes have been applied.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What was measured.
+/// The results.
 pub(crate) struct Operations {
     /// Rows per second of `walvec verify`, start of the program included.
     pub(crate) verify_rate: f64,
@@ -31,15 +31,15 @@ pub(crate) struct Operations {
     pub(crate) reindex_seconds: f64,
     /// The largest resident set of the program during it, in bytes.
     pub(crate) reindex_rss: u64,
-    /// How long the program takes from its start until it follows the stream again, with the rows of the reindex, in seconds.
+    /// The seconds from the program's start until it follows the stream again, with the rows of the reindex.
     pub(crate) restart_seconds: f64,
-    /// How many embeddings an update of every row computed that left the texts alone.
+    /// How many embeddings were computed after an update of every row that did not change the texts.
     pub(crate) repriced: u64,
-    /// How many embeddings a new snapshot of the unchanged rows computed.
+    /// How many embeddings were computed for a new snapshot of the unchanged rows.
     pub(crate) again: u64,
 }
 
-/// Into the engine inside the program, or into the Qdrant server at `qdrant`.
+/// Measures with the engine inside the program, or with the Qdrant server at `qdrant`.
 pub(crate) async fn measure(plan: &Plan, stage: &Stage, qdrant: Option<&str>) -> anyhow::Result<Operations> {
     let verify_rate = verify(plan, stage, qdrant).await?;
     let mut operations = Operations {
@@ -65,7 +65,7 @@ async fn verify(plan: &Plan, stage: &Stage, qdrant: Option<&str>) -> anyhow::Res
         format!("INSERT INTO books SELECT i, 'a book about ' || md5(i::text) FROM generate_series(1, {VERIFIED}) i");
     client.batch_execute(&format!("{table}; {rows}")).await?;
     let directory = tempfile::tempdir()?;
-    // The model does not matter here: a quick one fills the collection sooner.
+    // The model does not matter here, and a fast one fills the collection sooner.
     let settings = Settings { qdrant, ..Settings::new(&url, "{{ body }}", "hash/64") };
     if let Some(qdrant) = qdrant {
         settings.purge(qdrant).await?;
@@ -91,7 +91,7 @@ async fn reindex(plan: &Plan, stage: &Stage, qdrant: Option<&str>, operations: &
     let insert = "INSERT INTO books SELECT i, body FROM unnest($1::text[]) WITH ORDINALITY AS t(body, i)";
     client.execute(insert, &[&texts(REINDEXED)?]).await?;
     let directory = tempfile::tempdir()?;
-    // Filled with a quick model, reindexed with a real one.
+    // The collection is filled with a fast model, and reindexed with a real one.
     let settings = Settings { qdrant, ..Settings::new(&url, "{{ body }}", "hash/64") };
     if let Some(qdrant) = qdrant {
         settings.purge(qdrant).await?;
@@ -124,7 +124,7 @@ async fn reindex(plan: &Plan, stage: &Stage, qdrant: Option<&str>, operations: &
     Ok(())
 }
 
-/// Changes all rows but not their texts, and reads them all again.
+/// Changes all rows but not their texts, then reads all rows again, and counts the embeddings.
 async fn unchanged(
     plan: &Plan,
     client: &Client,

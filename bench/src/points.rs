@@ -1,4 +1,4 @@
-//! Points into a Qdrant server: walvec's sink against the official Python client, with the same batches.
+//! Measures writes into a Qdrant server: walvec's sink against the official Python client, with the same batches.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -21,7 +21,7 @@ use crate::report::median;
 
 const POINTS: u64 = 20_000;
 const DIMENSION: usize = 384;
-/// Points per request, of both.
+/// Points per request, for both clients.
 const BATCH: usize = 256;
 /// How many requests one call of the sink makes, as in a snapshot with large batches.
 const BATCHES_PER_WRITE: usize = 16;
@@ -34,7 +34,7 @@ pub(crate) struct Points {
     pub(crate) ratio: f64,
 }
 
-/// Measures against the server for tests, and against a real one where there is one.
+/// Measures with the test server, and with a real one if there is one.
 pub(crate) async fn measure(plan: &Plan, python: &Path) -> anyhow::Result<Vec<Points>> {
     let mut measured = Vec::new();
     let test_server = TestServer::start()?;
@@ -58,7 +58,7 @@ async fn against(plan: &Plan, python: &Path, name: &str, url: &str) -> anyhow::R
     Ok(Points { server: name.to_owned(), python: median(by_python), walvec: median(by_walvec), ratio: median(ratios) })
 }
 
-/// What the Python program prints.
+/// The output of the Python program.
 #[derive(Deserialize)]
 struct Written {
     points: u32,
@@ -67,7 +67,7 @@ struct Written {
 
 async fn with_python(python: &Path, url: &str) -> anyhow::Result<f64> {
     const NAME: &str = "bench_python";
-    // walvec makes the collection, so that both write into the same sort.
+    // walvec creates the collection, so that both clients write into the same kind of collection.
     let collection = collection(url, NAME)?;
     Remote::purge(Server::at(url), NAME).await?;
     collection.prepare().await?;
@@ -88,7 +88,7 @@ async fn with_python(python: &Path, url: &str) -> anyhow::Result<f64> {
     Ok(f64::from(written.points) / written.seconds)
 }
 
-/// Runs in a child process: writes the points, and tells how long that took.
+/// Writes the points in a child process, and returns how long that took.
 pub(crate) async fn write(url: &str) -> anyhow::Result<Reading> {
     const NAME: &str = "bench_walvec";
     let collection = collection(url, NAME)?;

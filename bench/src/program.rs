@@ -16,13 +16,13 @@ use walvec_sink::qdrant::{Remote, Server};
 use crate::Plan;
 use crate::child::{memory_of, peak_rss_of};
 
-/// How often to ask whether the position has been reached; the error of each latency.
+/// How often to ask whether the position has been reached. It is also the error of each measured latency.
 pub(crate) const POLL: Duration = Duration::from_micros(500);
 
 pub(crate) const CONFIGURATION: &str = "walvec.yaml";
 const COLLECTION: &str = "books";
 
-/// What to sync, and how.
+/// The settings of a walvec: what it syncs, and how.
 #[derive(Clone)]
 pub(crate) struct Settings<'a> {
     /// The database, with a table that has a column `body`.
@@ -37,14 +37,14 @@ pub(crate) struct Settings<'a> {
     pub(crate) text: &'a str,
     /// The model.
     pub(crate) model: &'a str,
-    /// What the section `embedding` has besides.
+    /// Further keys of the section `embedding`.
     pub(crate) embedding: Option<Value>,
     /// A Qdrant server; without one, the engine inside the program.
     pub(crate) qdrant: Option<&'a str>,
 }
 
 impl<'a> Settings<'a> {
-    /// The table `public.books`, points in the engine inside the program.
+    /// Returns settings for the table `public.books`, with points in the engine inside the program.
     pub(crate) const fn new(url: &'a str, text: &'a str, model: &'a str) -> Self {
         Self { url, table: "public.books", slot: "walvec", broker: None, text, model, embedding: None, qdrant: None }
     }
@@ -71,14 +71,14 @@ impl<'a> Settings<'a> {
         Ok(std::fs::write(directory.join(CONFIGURATION), format!("{config:#}"))?)
     }
 
-    /// Removes what an earlier run has left on a server.
+    /// Removes the collections that an earlier run has left on a server.
     pub(crate) async fn purge(&self, qdrant: &str) -> anyhow::Result<()> {
         Remote::purge(Server::at(qdrant), COLLECTION).await?;
         Ok(())
     }
 }
 
-/// A command of walvec, in the directory of walvec.yaml.
+/// Returns a command of walvec that runs in the directory of walvec.yaml.
 pub(crate) fn command(plan: &Plan, directory: &Path, arguments: &[&str]) -> anyhow::Result<Command> {
     let program = std::env::current_exe()?.with_file_name("walvec");
     let mut command = Command::new(&program);
@@ -105,7 +105,7 @@ impl Walvec {
         Self::start_with(plan, settings, directory, &["run"], &directory.join("data")).await
     }
 
-    /// Starts one stage of several.
+    /// Starts one stage as a process of its own.
     pub(crate) async fn start_stage(
         plan: &Plan,
         settings: &Settings<'_>,
@@ -120,7 +120,7 @@ impl Walvec {
             (_, Some(_)) => data.join(format!("{stage}-{instance}")),
             (_, None) => data,
         };
-        // What a killed one has left behind names an address at which nobody answers.
+        // A killed process leaves a file that names an address at which no process answers.
         let _ = std::fs::remove_file(home.join("server.json"));
         Self::start_with(plan, settings, directory, &arguments, &home).await
     }
@@ -166,7 +166,7 @@ impl Walvec {
     }
 
     async fn streaming(&mut self) -> anyhow::Result<()> {
-        // It announces itself before it answers.
+        // The program announces its address before it answers requests.
         while !self.status().await.is_ok_and(|status| status["phase"] == "streaming") {
             if let Some(status) = self.child.try_wait()? {
                 bail!("walvec ended: {status}");
@@ -176,27 +176,27 @@ impl Walvec {
         Ok(())
     }
 
-    /// The largest resident set so far, in bytes.
+    /// Returns the program's largest resident set so far, in bytes.
     pub(crate) fn peak_rss(&self) -> anyhow::Result<u64> {
         peak_rss_of(self.pid)
     }
 
-    /// What the program holds itself now, without the files that it has mapped, in bytes.
+    /// Returns the program's present anonymous memory, without the files that it has mapped, in bytes.
     pub(crate) fn anonymous_memory(&self) -> anyhow::Result<u64> {
         memory_of(self.pid, "RssAnon:")
     }
 
-    /// Its process.
+    /// Returns the id of the program's process.
     pub(crate) const fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// How many embeddings the program has computed since it began.
+    /// Returns how many embeddings the program has computed since its start.
     pub(crate) async fn embeddings(&self) -> anyhow::Result<u64> {
         self.status().await?["collections"][0]["embeddings_computed"].as_u64().context("no count of embeddings")
     }
 
-    /// How many hits a search has; fails if it is not answered.
+    /// Returns how many hits a search has; fails if it is not answered.
     pub(crate) async fn search(&self, text: &str) -> anyhow::Result<usize> {
         let url = reqwest::Url::parse_with_params(&format!("http://{}/api/v1/search", self.address), [("q", text)])?;
         let answer: Value = self.http.get(url).send().await?.error_for_status()?.json().await?;
@@ -208,7 +208,7 @@ impl Walvec {
         self.reached_after(client, Duration::ZERO, pause).await
     }
 
-    /// Waits as [`reached`](Self::reached) does, and asks nothing before `quiet` has passed.
+    /// Waits until everything that is committed now can be found, and sends no request before `quiet` has passed.
     pub(crate) async fn reached_after(&self, client: &Client, quiet: Duration, pause: Duration) -> anyhow::Result<()> {
         let now: String = client.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?.get(0);
         let now: Lsn = now.parse()?;
@@ -224,12 +224,12 @@ impl Walvec {
         }
     }
 
-    /// Whether the point with this id is there.
+    /// Returns whether the collection has the point with this id.
     pub(crate) async fn has(&self, id: u64) -> anyhow::Result<bool> {
         Ok(self.page(Some(id), 1).await?.first().is_some_and(|(found, _)| *found == id))
     }
 
-    /// The texts of all points, by id.
+    /// Returns the texts of all points, by id.
     pub(crate) async fn points(&self) -> anyhow::Result<BTreeMap<u64, String>> {
         let mut all = BTreeMap::new();
         let mut from = None;
@@ -244,7 +244,7 @@ impl Walvec {
         }
     }
 
-    /// Whether the point with this id is in a collection of that name.
+    /// Returns whether the collection of this name has the point with this id.
     pub(crate) async fn has_in(&self, collection: &str, id: u64) -> anyhow::Result<bool> {
         let query = [("collection", collection.to_owned()), ("limit", "1".to_owned()), ("from", id.to_string())];
         let url = reqwest::Url::parse_with_params(&format!("http://{}/api/v1/points", self.address), query)?;

@@ -1,4 +1,5 @@
-//! A provider that answers only so many requests a second, and refuses every second one besides.
+//! Measures walvec with a provider that answers a limited number of requests per second, and refuses every second
+//! request.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,8 @@ use crate::Plan;
 use crate::program::{Settings, Walvec};
 use crate::stage::Stage;
 
-/// So many that the last requests, for which nobody stands in when they have to wait, count for little.
+/// The number of rows. It is so large that the last requests count for little: when they have to wait, no others take
+/// their place.
 pub(crate) const ROWS: u32 = 40_000;
 /// How many requests are answered a second.
 const LIMIT: f64 = 20.0;
@@ -21,18 +23,18 @@ const POLL: Duration = Duration::from_millis(20);
 /// Where the rows come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum From {
-    /// They were there before.
+    /// The rows were there before walvec started.
     Snapshot,
-    /// They are inserted at once.
+    /// The rows are inserted at once.
     Stream,
 }
 
-/// What came of it.
+/// The results.
 pub(crate) struct AtALimit {
     pub(crate) from: From,
     /// Texts per second that the limit allows.
     pub(crate) allowed: f64,
-    /// Texts per second that walvec got.
+    /// Texts per second that walvec embedded.
     pub(crate) measured: f64,
     /// The share of requests that were answered 429.
     pub(crate) refused: f64,

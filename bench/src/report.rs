@@ -29,12 +29,12 @@ pub(crate) struct Report {
     pub(crate) tables: Vec<(&'static str, ManyTables)>,
 }
 
-/// The median; 0 of nothing.
+/// Returns the median; 0 if there are no values.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     percentile(&mut values, 50)
 }
 
-/// The smallest value that at least `percent` of the values do not exceed; 0 of nothing.
+/// Returns the smallest value that at least `percent` of the values do not exceed; 0 if there are no values.
 pub(crate) fn percentile(values: &mut [f64], percent: usize) -> f64 {
     values.sort_by(f64::total_cmp);
     let rank = (values.len() * percent).div_ceil(100);
@@ -85,7 +85,7 @@ impl Report {
     }
 }
 
-/// The part of the engine inside the program.
+/// Returns the section of the engine inside the program.
 pub(crate) fn engine(measured: &Engine) -> Result<String, std::fmt::Error> {
     let Engine { points, filled, reopened, interrupted } = measured;
     let mut text = String::new();

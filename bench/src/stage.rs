@@ -24,7 +24,7 @@ impl Stage {
         Self::start_with(&[]).await
     }
 
-    /// With settings besides.
+    /// Starts a server with further settings.
     pub(crate) async fn start_with(further: &[(&str, &str)]) -> anyhow::Result<Self> {
         let installation = Installation::find(&SearchPlaces::from_env())?;
         let bin = installation.bin().to_owned();
@@ -43,7 +43,7 @@ impl Stage {
         Ok(self.cluster.close().await?)
     }
 
-    /// A new database with an empty, published table.
+    /// Creates a database with an empty, published table.
     pub(crate) async fn database(&self, name: &str) -> anyhow::Result<Database<'_>> {
         let url = self.cluster.create_database(name).await?;
         let client = self.cluster.connect(name).await?;
@@ -83,7 +83,7 @@ impl Database<'_> {
             self.client.batch_execute(&insert).await?;
             from = to + 1;
         }
-        // Neither reader should wait for a checkpoint or meet a cold cache.
+        // No reader should have to wait for a checkpoint or read from a cold cache.
         self.client.batch_execute(&format!("VACUUM ANALYZE {TABLE}")).await?;
         self.client.batch_execute("CHECKPOINT").await?;
         Ok(self.client.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?.get(0))
@@ -98,7 +98,7 @@ impl Database<'_> {
         Ok(self.stage.cluster.drop_database(&self.name).await?)
     }
 
-    /// How long one of PostgreSQL's own programs takes, its output thrown away.
+    /// Returns how long one of PostgreSQL's own programs takes; its output is discarded.
     pub(crate) async fn time(&self, program: &str, arguments: &[&str]) -> anyhow::Result<Duration> {
         let began = Instant::now();
         let status = tokio::process::Command::new(self.stage.bin.join(program))

@@ -1,8 +1,8 @@
-//! The whole program: a flood of rows, and single rows, until they can be found.
+//! Measures the whole program: the time until many rows inserted at once, and single rows, can be found.
 //!
-//! A single row takes as long as the embedding of its text, and then some. So the same text is embedded as a query before, by the same
-//! model in this process: machines differ in how fast they embed, and what is added to that is walvec's. Both come after the same rest,
-//! because a processor that has just embedded something needs only two thirds of the time.
+//! A single row takes as long as the embedding of its text, plus the time of the other steps. Machines differ in how fast they embed.
+//! So the same text is embedded as a query before, by the same model in this process: the rest of the time is walvec's. Both come after
+//! the same rest, because a processor that has just embedded something needs only two thirds of the time.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::stage::Stage;
 
 const FLOOD: usize = 2_000;
 const SINGLES: usize = 200;
-/// How often to ask during the flood, which takes seconds: asking all the time would take a part of the cores that are being measured.
+/// How often to ask while many rows are synced, which takes seconds: asking all the time would use the cores that are measured.
 const FLOOD_POLL: Duration = Duration::from_millis(20);
 
 /// How long the processor rests before a query and before a single row.
@@ -29,14 +29,14 @@ pub(crate) struct Sync {
     pub(crate) p50: f64,
     pub(crate) p95: f64,
     pub(crate) p99: f64,
-    /// Of the embedding of the same texts as queries.
+    /// The median latency of embedding the same texts as queries.
     pub(crate) query: f64,
-    /// How much longer than that a single row may take, at the median.
+    /// How much longer than that a single row may take at the median.
     pub(crate) allowed: f64,
     pub(crate) rss: u64,
 }
 
-/// Into the engine inside the program, or into the Qdrant server at `qdrant`.
+/// Measures with the engine inside the program, or with the Qdrant server at `qdrant`.
 pub(crate) async fn measure(plan: &Plan, stage: &Stage, qdrant: Option<&str>) -> anyhow::Result<Sync> {
     let (mut rates, mut rss, mut latencies, mut queries) = (Vec::new(), 0, Vec::new(), Vec::new());
     let embedder = walvec_embed::open(MODEL, &plan.models()?, Options::default()).await?;
@@ -87,7 +87,7 @@ async fn flood(client: &Client, walvec: &Walvec) -> anyhow::Result<f64> {
     Ok(rate)
 }
 
-/// How long the embedding of a query takes.
+/// Returns how long the embedding of a query takes.
 async fn query(embedder: &dyn Embedder, text: &str) -> anyhow::Result<Duration> {
     tokio::time::sleep(REST).await;
     let began = Instant::now();
@@ -95,12 +95,12 @@ async fn query(embedder: &dyn Embedder, text: &str) -> anyhow::Result<Duration> 
     Ok(began.elapsed())
 }
 
-/// From before the commit until the row can be found. `query`: how long its text takes as a query.
+/// Returns the time from before the commit until the row can be found. `query`: how long its text takes as a query.
 async fn single(client: &Client, walvec: &Walvec, text: &str, query: Duration) -> anyhow::Result<Duration> {
     tokio::time::sleep(REST).await;
     let began = Instant::now();
     client.execute("INSERT INTO books SELECT max(id) + 1, $1::text FROM books", &[&text]).await?;
-    // The row cannot be found earlier, and asking would use the cores that are being measured.
+    // The row cannot be found earlier, and asking would use the cores that are measured.
     walvec.reached_after(client, query.mul_f64(0.75), POLL).await?;
     Ok(began.elapsed())
 }

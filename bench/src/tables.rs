@@ -1,4 +1,4 @@
-//! A thousand tables in one process: what they cost while nothing happens, and with a row a second in each.
+//! Measures a thousand tables in one process: their cost while no row changes, and with a row per second in each.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -17,29 +17,29 @@ use crate::report::{megabytes, percentile};
 use crate::stage::Stage;
 
 const NAME: &str = "tables";
-/// The role that walvec connects as, so that its statements can be told from those of this program.
+/// The role as which walvec connects, so that its statements can be distinguished from those of this program.
 const ROLE: &str = "follower";
 /// Rows of each table before the start.
 const ROWS: u32 = 10;
-/// How long nothing happens, and how long rows come.
+/// How long the idle period takes, and how long the period under load.
 const IDLE: Duration = Duration::from_secs(20);
 const LOADED: Duration = Duration::from_secs(40);
-/// A second's rows come in this many portions.
+/// The number of portions in which the rows of a second are inserted.
 const PORTIONS: u32 = 50;
 /// How often a row is followed until it can be found.
 const SAMPLE: Duration = Duration::from_millis(100);
 const POLL: Duration = Duration::from_millis(1);
-/// Ids of followed rows begin here.
+/// The first id of the rows that are followed.
 const FOLLOWED: u64 = 1_000_000;
 
-/// What was measured.
+/// The results.
 pub(crate) struct ManyTables {
     tables: u32,
     /// Seconds of `walvec check`.
     check: f64,
     /// The first start, with the snapshot.
     first: Start,
-    /// A start with everything there.
+    /// A start with slot, publication and collections in place.
     again: Start,
     idle: Period,
     loaded: Period,
@@ -51,29 +51,29 @@ pub(crate) struct ManyTables {
     peak_rss: u64,
 }
 
-/// Until the stream is followed.
+/// The cost of a start, until walvec follows the stream.
 struct Start {
     seconds: f64,
     /// Statements that PostgreSQL was sent.
     statements: i64,
 }
 
-/// Some time while walvec runs.
+/// The cost of a period while walvec runs.
 struct Period {
     /// Statements that PostgreSQL was sent, per second.
     statements: f64,
-    /// Of them those that read the catalogue: all but the looks whether the owner's session lives.
+    /// Of these statements, those that read the catalogue: all except the checks that the owner's session lives.
     catalogue: f64,
-    /// Calls of the Qdrant server, per second; 0 without one.
+    /// Calls to the Qdrant server, per second; 0 without one.
     calls: f64,
-    /// Processor time of walvec, of one processor.
+    /// walvec's processor time, as a share of one processor.
     busy: f64,
-    /// Its memory at the end, in bytes.
+    /// walvec's memory at the end, in bytes.
     rss: u64,
     anonymous: u64,
 }
 
-/// Into the engine inside the program, or into a server.
+/// Measures with the engine inside the program, or with a Qdrant server.
 pub(crate) async fn measure(plan: &Plan, server: Option<&TestServer>) -> anyhow::Result<ManyTables> {
     let settings = [("shared_preload_libraries", "pg_stat_statements"), ("pg_stat_statements.track_utility", "on")];
     let stage = Stage::start_with(&settings).await?;
@@ -85,7 +85,7 @@ pub(crate) async fn measure(plan: &Plan, server: Option<&TestServer>) -> anyhow:
 struct Measurement<'a> {
     plan: &'a Plan,
     url: String,
-    /// Writes the rows.
+    /// The sessions that write the rows.
     clients: Vec<Client>,
     server: Option<&'a TestServer>,
     directory: tempfile::TempDir,
@@ -154,7 +154,7 @@ impl<'a> Measurement<'a> {
         Ok(ManyTables { tables: self.plan.tables, check, first, again, idle, loaded, status, p50, p99, peak_rss })
     }
 
-    /// How long a command takes, in seconds.
+    /// Returns how long a command takes, in seconds.
     async fn time(&self, arguments: &[&str]) -> anyhow::Result<f64> {
         let began = Instant::now();
         let output = command(self.plan, self.directory.path(), arguments)?.output().await?;
@@ -171,12 +171,12 @@ impl<'a> Measurement<'a> {
         Ok((walvec, Start { seconds, statements: self.statements().await? - before }))
     }
 
-    /// How many statements walvec has sent.
+    /// Returns how many statements walvec has sent.
     async fn statements(&self) -> anyhow::Result<i64> {
         Ok(self.calls().await?.0)
     }
 
-    /// How many statements walvec has sent, and how many of them read the catalogue.
+    /// Returns how many statements walvec has sent, and how many of them read the catalogue.
     async fn calls(&self) -> anyhow::Result<(i64, i64)> {
         let query = "SELECT coalesce(sum(calls), 0)::bigint, coalesce(sum(calls) FILTER (WHERE query <> 'SELECT $1'), 0)::bigint
                      FROM pg_stat_statements WHERE userid = $1::text::regrole";
@@ -207,7 +207,7 @@ impl<'a> Measurement<'a> {
         Ok((answer, period))
     }
 
-    /// Inserts a row a second into each table, and follows some of them.
+    /// Inserts a row per second into each table, and follows some of them.
     async fn load(&self, walvec: &Walvec) -> anyhow::Result<Vec<f64>> {
         let until = Instant::now() + LOADED;
         let (writers, sampler) = self.clients.split_at(self.clients.len() - 1);
@@ -216,7 +216,7 @@ impl<'a> Measurement<'a> {
         Ok(latencies)
     }
 
-    /// Every table's row is a transaction of its own.
+    /// Inserts rows into the tables until `until`, each in a transaction of its own.
     async fn write(&self, client: &Client, place: usize, of: usize, until: Instant) -> anyhow::Result<()> {
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / PORTIONS);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -237,7 +237,7 @@ impl<'a> Measurement<'a> {
         Ok(())
     }
 
-    /// Milliseconds until rows of one table after the other can be found.
+    /// Returns the milliseconds until rows of one table after the other can be found.
     async fn follow(&self, client: &Client, walvec: &Walvec, until: Instant) -> anyhow::Result<Vec<f64>> {
         let mut ticks = tokio::time::interval(SAMPLE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -257,16 +257,17 @@ impl<'a> Measurement<'a> {
     }
 }
 
-/// Seconds of processor time that a process has used.
+/// Returns the seconds of processor time that a process has used.
 fn processor_time(pid: u32) -> anyhow::Result<f64> {
     let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))?;
-    // Behind the name, which may have blanks; `utime` and `stime` are the fields 14 and 15, in ticks of a hundredth of a second.
+    // The fields follow the name, which may contain blanks. `utime` and `stime` are the fields 14 and 15, in hundredths of a
+    // second.
     let fields: Vec<&str> = stat.rsplit_once(')').context("no name")?.1.split_whitespace().collect();
     let ticks = |field: usize| -> anyhow::Result<f64> { Ok(fields.get(field - 3).context("no such field")?.parse()?) };
     Ok((ticks(14)? + ticks(15)?) / 100.0)
 }
 
-/// A line of a process's status, in bytes.
+/// Returns a line of a process's status, in bytes.
 fn memory(pid: u32, field: &str) -> anyhow::Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such field")?;
@@ -274,7 +275,7 @@ fn memory(pid: u32, field: &str) -> anyhow::Result<u64> {
     Ok(kibibytes * 1024)
 }
 
-/// The section of BENCHMARKS.md.
+/// Writes the section for BENCHMARKS.md.
 pub(crate) fn render(text: &mut String, measured: &[(&str, ManyTables)]) -> std::fmt::Result {
     let tables = measured.first().map_or(0, |(_, first)| first.tables);
     writeln!(

@@ -1,4 +1,4 @@
-//! One transaction over a whole table: how much memory the program takes for it.
+//! Measures how much memory the program needs for one transaction over a whole table.
 
 use std::time::{Duration, Instant};
 
@@ -6,10 +6,10 @@ use crate::Plan;
 use crate::program::{Settings, Walvec};
 use crate::stage::Stage;
 
-/// How often the memory is looked at.
+/// How often the memory is read.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What `make bench ARGS=scale` takes.
+/// The arguments of `make bench ARGS=scale`.
 #[derive(clap::Args, Clone)]
 pub(crate) struct Arguments {
     /// Rows that one transaction inserts, one updates, and one deletes.
@@ -36,7 +36,7 @@ pub(crate) async fn measure(Arguments { rows, plan }: &Arguments) -> anyhow::Res
 struct Measured {
     statement: &'static str,
     seconds: f64,
-    /// In bytes.
+    /// The most memory, in bytes.
     peak: u64,
 }
 

@@ -38,7 +38,7 @@ class Registry(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
 
     def do_POST(self):
-        # npm asks for advisories; anything but 404 it would ask again, for a minute.
+        # npm asks for advisories; after any answer but 404 it would repeat the request for a minute.
         self.send_error(404)
 
     def answer(self, body, content_type):

@@ -3,14 +3,14 @@
 #
 #   packaging/test/run.sh [WAY...]      pip uv npm deb archive; without arguments all of them
 #
-# A copy is this system below an overlay in memory, without a network, without the users' directories and caches, and without
-# PostgreSQL except for Debian's package. Making one takes root.
+# A copy is this system under an overlay in memory, without a network, without the users' directories and caches, and without
+# PostgreSQL except for Debian's package. Only root can make a copy.
 set -euo pipefail
 cd "$(dirname "$0")"
 . ../common.sh
 
 readonly WAYS=(pip uv npm deb archive)
-# From the command that installs to the demo's answer.
+# The time limit from the command that installs to the demo's answer.
 readonly LIMIT_SECONDS=60
 
 [[ $(uname -s) == Linux ]] || fail "only Linux has the overlays that this needs" "try a package by hand"

@@ -6,14 +6,14 @@ shopt -s inherit_errexit
 
 readonly LIMIT_SECONDS=60
 
-# As an ordinary user, whose home has nothing in it.
+# Runs a command as an ordinary user with an empty home directory.
 as_user() { # COMMAND...
   useradd --create-home someone
   cd /home/someone
   setpriv --reuid=someone --regid=someone --init-groups env HOME=/home/someone "$@"
 }
 
-# Root's home is closed to the account that runs the server, so this copies it.
+# The account that runs the server cannot read root's home, so here the server is copied.
 pip() {
   "$PYTHON" -m venv /root/venv
   /root/venv/bin/pip install --quiet --disable-pip-version-check --no-index --find-links /mnt/dist 'walvec[demo]'
@@ -21,7 +21,7 @@ pip() {
   /root/venv/bin/walvec demo --once --json
 }
 
-# An ordinary user's server is used where it is.
+# An ordinary user's server is used in place.
 uv() {
   as_user /mnt/tools/uvx --offline --no-index --find-links /mnt/dist --python /usr/bin/python3 \
     --from 'walvec[demo]' walvec demo --once --json

@@ -36,7 +36,7 @@ class Asked:
         if self.rest:
             return {"url": self.rest}
         server = urlsplit(self.grpc)
-        # The check of the version goes over HTTP.
+        # The client's check of the server's version needs HTTP.
         return {
             "host": server.hostname,
             "grpc_port": server.port,

@@ -20,7 +20,7 @@ connector = QdrantConnector(asked.rest, None, asked.collection, Local(asked), No
 loop = asyncio.new_event_loop()
 asyncio.set_event_loop(loop)
 if asked.grpc:
-    # It knows HTTP only, and this server has none: everything but the transport is its own.
+    # The MCP server supports only HTTP, which the test's server does not speak. Only the transport is replaced.
     connector._client = asked.async_client()
 
 

@@ -28,7 +28,8 @@ app = application(sys.argv[1])
 source, target = topics(app)
 stream = app.dataframe(source)
 if "--pass-on" in sys.argv:
-    # Records that are about no row as well. A row of a snapshot is left out, so that places in the output are others.
+    # Records that do not belong to a row are passed on too. A row of the snapshot is left out, so that offsets differ
+    # in the output.
     stream = stream.filter(lambda value: value is None or value["op"] != "r" or value["after"]["id"] != 1)
 else:
     stream = stream.filter(is_about_a_row)

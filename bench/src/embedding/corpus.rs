@@ -5,7 +5,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde::Deserialize;
 
-/// Tokens of the shortest and of the longest text.
+/// The numbers of tokens of the shortest and of the longest text.
 const LENGTHS: std::ops::RangeInclusive<usize> = 5..=300;
 
 #[derive(Deserialize)]
@@ -15,20 +15,20 @@ struct Book {
     description: String,
 }
 
-/// The books of the demo, as it embeds them.
+/// Returns the texts of the demo's books, as the demo embeds them.
 pub(crate) fn catalogue() -> anyhow::Result<Vec<String>> {
     let catalogue: Vec<Book> = serde_json::from_str(include_str!("../../../crates/walvec/src/demo/catalogue.json"))?;
     let text = |book: &Book| format!("{} by {}. {}", book.name, book.author, book.description);
     Ok(catalogue.iter().map(text).collect())
 }
 
-/// `count` texts as the demo embeds them.
+/// Returns `count` texts as the demo embeds them.
 pub(crate) fn texts(count: usize) -> anyhow::Result<Vec<String>> {
     Ok(catalogue()?.into_iter().cycle().take(count).collect())
 }
 
-/// `count` texts of words of the catalogue. Their lengths, as `tokens` counts them, are spread evenly over [`LENGTHS`] and come in
-/// no order.
+/// Returns `count` texts of words of the catalogue. Their lengths, as `tokens` counts them, are spread evenly over [`LENGTHS`], in
+/// random order.
 pub(super) fn spread(count: usize, tokens: impl Fn(&str) -> usize) -> anyhow::Result<Vec<String>> {
     let books = catalogue()?.join(" ");
     let words: Vec<(&str, usize)> = books.split_whitespace().map(|word| (word, tokens(word))).collect();
@@ -48,7 +48,7 @@ pub(super) fn spread(count: usize, tokens: impl Fn(&str) -> usize) -> anyhow::Re
     Ok((0..count).map(text).collect())
 }
 
-/// A text of words without tokens would never be long enough.
+/// Checks that the words have tokens: a text of words without tokens would never be long enough.
 fn ensure_words(words: &[(&str, usize)]) -> anyhow::Result<()> {
     words.iter().find(|(_, tokens)| *tokens > 0).map(drop).context("the model knows no word of the catalogue")
 }

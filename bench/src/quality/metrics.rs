@@ -6,7 +6,7 @@ use std::fmt;
 /// How relevant a document is to a query: 0 not at all, higher is more.
 pub(super) type Grade = u32;
 
-/// By query and document.
+/// The grades, by query and document.
 pub(super) type Judgements = BTreeMap<String, BTreeMap<String, Grade>>;
 
 const CUT: usize = 10;
@@ -21,8 +21,8 @@ pub(super) struct Scores {
 }
 
 impl Scores {
-    /// The scores of what was found for each query, best first. Queries without a relevant document count for nothing;
-    /// `None` if there is no other.
+    /// Returns the scores of the documents found for each query, best first. Queries without a relevant document do not
+    /// count; `None` if there is no other query.
     #[expect(clippy::cast_precision_loss, reason = "means of few numbers")]
     pub(super) fn of(judgements: &Judgements, runs: &[(String, Vec<String>)]) -> Option<Self> {
         let mut sum = Self { ndcg: 0.0, recall: 0.0, mrr: 0.0, queries: 0 };
@@ -51,7 +51,8 @@ fn grade(grades: &BTreeMap<String, Grade>, document: &str) -> Grade {
     grades.get(document).copied().unwrap_or(0)
 }
 
-/// Each grade counts less the later it comes (Järvelin and Kekäläinen, 2002), against the best order that there could be.
+/// Returns the nDCG: each grade counts less the later it comes (Järvelin and Kekäläinen, 2002), relative to the best
+/// possible order.
 fn ndcg(grades: &BTreeMap<String, Grade>, found: &[String]) -> f64 {
     let gained = gain(found.iter().map(|document| grade(grades, document)));
     let mut best: Vec<Grade> = grades.values().copied().collect();
@@ -63,7 +64,7 @@ fn gain(grades: impl Iterator<Item = Grade>) -> f64 {
     (2_u32..).zip(grades.take(CUT)).map(|(place, grade)| f64::from(grade) / f64::from(place).log2()).sum()
 }
 
-/// The share of the relevant documents that is among the first ten.
+/// Returns the share of the relevant documents that is among the first ten.
 #[expect(clippy::cast_precision_loss, reason = "a share")]
 fn recall(grades: &BTreeMap<String, Grade>, found: &[String]) -> f64 {
     let relevant = grades.values().filter(|grade| **grade > 0).count();
@@ -71,7 +72,7 @@ fn recall(grades: &BTreeMap<String, Grade>, found: &[String]) -> f64 {
     seen as f64 / relevant as f64
 }
 
-/// One by the place of the first relevant document.
+/// Returns 1 divided by the rank of the first relevant document.
 fn reciprocal_rank(grades: &BTreeMap<String, Grade>, found: &[String]) -> f64 {
     let first = (1_u32..).zip(found).find(|(_, document)| grade(grades, document) > 0);
     first.map_or(0.0, |(place, _)| 1.0 / f64::from(place))
@@ -99,7 +100,7 @@ mod tests {
 
     #[test]
     fn what_comes_later_counts_less() {
-        // By hand: (1/log2(2) + 2/log2(4)) / (2/log2(2) + 1/log2(3)).
+        // Computed by hand: (1/log2(2) + 2/log2(4)) / (2/log2(2) + 1/log2(3)).
         let Scores { ndcg, recall, mrr, .. } = scores(&["b", "x", "a"]);
         assert!((ndcg - 2.0 / (2.0 + 1.0 / 3.0_f64.log2())).abs() < 1e-9, "{ndcg}");
         assert_eq!((recall, mrr), (1.0, 1.0));

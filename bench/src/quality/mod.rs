@@ -1,4 +1,4 @@
-//! How good searches are: a judged set is stored, every query of it is searched for, and the ranks are scored.
+//! Measures how good searches are: stores a judged set, searches for each of its queries, and scores the ranks.
 //!
 //! - [`set`]: documents, queries and judgements, from files in the forms that TREC and BEIR use
 //! - [`metrics`]: nDCG@10, recall@10 and MRR
@@ -19,7 +19,7 @@ use self::metrics::Scores;
 use self::set::JudgedSet;
 use crate::embedding::MODEL;
 
-/// How many hits are looked at; MRR sees no relevant document behind them.
+/// How many hits are scored; MRR does not see relevant documents after them.
 const DEPTH: usize = 100;
 /// Documents that are embedded and written together.
 const BATCH: usize = 256;
@@ -76,7 +76,7 @@ pub(crate) async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The documents that are found, best first.
+/// Returns the documents that a query finds, best first.
 async fn search(collection: &Embedded, query: Query) -> anyhow::Result<Vec<String>> {
     let request = SearchRequest { query, limit: DEPTH, filter: Filter::default(), min_score: None };
     let hits = collection.search(request).await?;

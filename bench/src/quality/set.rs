@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::metrics::{Grade, Judgements};
 
-/// A judged set.
+/// A judged set: documents, queries and judgements.
 #[derive(Debug, PartialEq)]
 pub(super) struct JudgedSet {
     pub(super) name: String,
@@ -53,7 +53,7 @@ impl JudgedSet {
     }
 }
 
-/// The first of these files that is there, and what it holds.
+/// Returns the name and the content of the first of these files that exists.
 fn first(directory: &Path, names: &[&str]) -> anyhow::Result<(String, String)> {
     for name in names {
         let path = directory.join(name);
@@ -64,7 +64,8 @@ fn first(directory: &Path, names: &[&str]) -> anyhow::Result<(String, String)> {
     bail!("{}: it has none of {}", directory.display(), names.join(", "))
 }
 
-/// Ids and texts. `tags`: of an element, its id and its text in TREC's form.
+/// Reads ids and texts from the first of these files that exists. `tags`: the tags of an element, its id and its text
+/// in TREC's form.
 fn texts(directory: &Path, names: &[&str], tags: [&str; 3]) -> anyhow::Result<Vec<(String, String)>> {
     let (name, content) = first(directory, names)?;
     let read = match name.rsplit_once('.').map(|(_, extension)| extension) {
@@ -77,7 +78,7 @@ fn texts(directory: &Path, names: &[&str], tags: [&str; 3]) -> anyhow::Result<Ve
     Ok(read)
 }
 
-/// Lines of an id, a tab and a text.
+/// Reads lines of an id, a tab and a text.
 fn pairs(content: &str) -> anyhow::Result<Vec<(String, String)>> {
     let pair = |(number, line): (usize, &str)| {
         let (id, text) = line.split_once('\t').with_context(|| format!("line {number} has no tab"))?;
@@ -104,7 +105,7 @@ fn json_lines(content: &str) -> anyhow::Result<Vec<(String, String)>> {
     (1..).zip(content.lines()).filter(|(_, line)| !line.trim().is_empty()).map(read).collect()
 }
 
-/// Elements of TREC's files, which look like SGML and often do not close their fields.
+/// Reads elements of TREC's files, which look like SGML and often do not close their fields.
 fn elements(content: &str, [element, id, text]: [&str; 3]) -> anyhow::Result<Vec<(String, String)>> {
     let mut found = Vec::new();
     for part in content.split(&format!("<{element}>")).skip(1) {
@@ -117,14 +118,14 @@ fn elements(content: &str, [element, id, text]: [&str; 3]) -> anyhow::Result<Vec
     Ok(found)
 }
 
-/// What stands between a tag and the next one.
+/// Returns the text between a tag and the next one.
 fn field(part: &str, tag: &str) -> Option<String> {
     let (_, after) = part.split_once(&format!("<{tag}>"))?;
     let text = after.split('<').next().unwrap_or(after);
     Some(text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// `query iteration document grade` on each line; or, below a header, `query document grade`.
+/// Reads lines of `query iteration document grade` or, below a header, of `query document grade`.
 fn judgements(content: &str) -> anyhow::Result<Judgements> {
     let mut judgements = Judgements::new();
     for (number, line) in (1..).zip(content.lines()) {
@@ -139,7 +140,7 @@ fn judgements(content: &str) -> anyhow::Result<Judgements> {
             ensure!(number == 1, "qrels, line {number}: the grade {grade} is no whole number");
             continue;
         };
-        // TREC writes a negative grade for what is worse than irrelevant.
+        // TREC writes a negative grade for documents that are worse than irrelevant.
         let grade = Grade::try_from(grade.max(0)).unwrap_or(Grade::MAX);
         judgements.entry((*query).to_owned()).or_default().insert((*document).to_owned(), grade);
     }

@@ -1,8 +1,8 @@
-//! Whether the libraries that the layouts are made for find and read what walvec writes.
+//! Checks that the libraries for which the layouts are made find and read the points that walvec writes.
 //!
 //! `make test-clients` runs it: it needs a Python with those libraries, whose path is in `WALVEC_TEST_PYTHON`, and the
-//! model of the demo. The server is the one inside this process, over gRPC; or the one that `WALVEC_TEST_QDRANT_URL` (gRPC)
-//! and `WALVEC_TEST_QDRANT_REST_URL` name, and then the libraries go over HTTP, as they do by themselves.
+//! model of the demo. The server is the one inside this process, over gRPC, or the one that `WALVEC_TEST_QDRANT_URL` (gRPC)
+//! and `WALVEC_TEST_QDRANT_REST_URL` name. In the second case the libraries use HTTP, which is their default.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
@@ -52,7 +52,7 @@ async fn qdrants_python_client_finds_the_rows_by_a_text(context: TestContext) ->
     check(context, "fastembed", "fastembed_document.py").await
 }
 
-/// Fills a collection in `layout`, changes it, and lets `program` look at it each time.
+/// Fills a collection in `layout`, changes it, and lets `program` read it each time.
 async fn check(context: TestContext, layout: &str, program: &str) -> Result<()> {
     let server = Server::start()?;
     context.execute(BOOKS).await?;
@@ -78,7 +78,8 @@ async fn check(context: TestContext, layout: &str, program: &str) -> Result<()> 
     purged(&context, walvec).await
 }
 
-/// Each row is the best hit for its own name, and the only one with its year; the class returns its columns and its text.
+/// Checks that each row is the best hit for its own name and the only one with its year, and that the class returns its
+/// columns and its text.
 async fn looks_right(context: &TestContext, library: &Library<'_>) -> Result<()> {
     let rows = context.sql.query("SELECT to_jsonb(books)::text FROM books ORDER BY id", &[]).await?;
     let rows: Vec<Value> = rows.iter().map(|row| serde_json::from_str(row.get(0)).unwrap()).collect();
@@ -89,7 +90,7 @@ async fn looks_right(context: &TestContext, library: &Library<'_>) -> Result<()>
     assert!(by_name.iter().all(|hits| hits.len() == 3) && by_year.iter().all(|hits| hits.len() == 1), "{answers:?}");
     for (row, hits) in rows.iter().zip(by_name).chain(rows.iter().zip(by_year)) {
         let (hit, text) = (&hits[0], |column: &str| row[column].as_str().unwrap());
-        // LlamaIndex calls every id a text.
+        // LlamaIndex returns every id as a text.
         assert_eq!(hit["id"].to_string().trim_matches('"'), row["id"].to_string(), "{hit}");
         assert_eq!(hit["text"], format!("{} by {}", text("name"), text("author")));
         for (column, value) in row.as_object().unwrap() {
@@ -100,7 +101,7 @@ async fn looks_right(context: &TestContext, library: &Library<'_>) -> Result<()>
     Ok(())
 }
 
-/// A real server keeps what is not removed.
+/// Stops walvec and removes its collections, because a real server would keep them.
 async fn purged(context: &TestContext, walvec: Walvec) -> Result<()> {
     walvec.stop().await?;
     let output = context.walvec(&["reset", "--force", "--purge"]).await?;
@@ -108,7 +109,7 @@ async fn purged(context: &TestContext, walvec: Walvec) -> Result<()> {
     Ok(())
 }
 
-/// The directory of the model that both sides embed with.
+/// Returns the directory of the model with which both sides embed.
 fn model() -> Result<PathBuf> {
     let root = walvec_embed::model_dir::root_from(
         env::var_os("WALVEC_MODELS"),
@@ -118,7 +119,7 @@ fn model() -> Result<PathBuf> {
     Ok(root.context("neither WALVEC_MODELS nor HOME is set")?.join(MODEL))
 }
 
-/// Where the points live.
+/// The server that stores the points.
 enum Server {
     InThisProcess(TestServer),
     Real { grpc: String, rest: String },
@@ -140,7 +141,7 @@ impl Server {
         }
     }
 
-    /// How the libraries reach it.
+    /// Returns the arguments with which the libraries reach the server.
     fn arguments(&self) -> [String; 2] {
         match self {
             Self::InThisProcess(server) => ["--grpc".to_owned(), server.url()],
@@ -157,7 +158,7 @@ struct Library<'a> {
 }
 
 impl Library<'_> {
-    /// What the class returns for each question, best first.
+    /// Returns the hits of the class for each question, best first.
     async fn find(&self, questions: &[Value]) -> Result<Vec<Vec<Value>>> {
         let python =
             env::var("WALVEC_TEST_PYTHON").context("WALVEC_TEST_PYTHON is not set; `make test-clients` sets it")?;

@@ -1,7 +1,7 @@
 //! The program that was built from these sources.
 //!
-//! Cargo tells the tests of other packages nothing about it, and does not build it for them, so a stale one would be
-//! tested without a word. The compiler's list of its sources tells whether it is.
+//! Cargo neither builds the program for the tests of other packages nor says where it is, so a stale program would be
+//! tested unnoticed. The compiler's list of its sources shows whether it is stale.
 
 use std::env;
 use std::fs;
@@ -29,7 +29,7 @@ pub(crate) fn check() -> Result<()> {
     let text = fs::read_to_string(&list).with_context(|| format!("{} is missing; {REMEDY}", list.display()))?;
     let built = modified(&program)?;
     for source in sources(&text) {
-        // A source that is gone has made it stale as well.
+        // A source that was removed makes the program stale as well.
         if modified(&source).map_or(true, |changed| changed > built) {
             bail!("{} is older than {}; {REMEDY}", program.display(), source.display());
         }

@@ -1,4 +1,4 @@
-//! What a test gets.
+//! The context of a test: its database, its directory, and ways to start walvec.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -13,16 +13,16 @@ use walvec_throwaway::{Cluster, DataDir};
 use crate::program::{self, Walvec};
 use crate::{Server, Settings};
 
-/// A name for a database that no other test of this run has.
+/// Returns a name for a database that no other test of this run has.
 pub(crate) fn next_database() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A database of the test's own, empty at first, and a directory; both go when the test ends.
+/// A database of the test's own, empty at first, and a directory; both are removed when the test ends.
 #[derive(Debug)]
 pub struct TestContext {
-    /// The server, for what it can do.
+    /// The server under test, which knows what its version supports.
     pub server: Arc<Server>,
     /// A session of the superuser in the test's database.
     pub sql: Client,
@@ -42,14 +42,16 @@ impl TestContext {
         Ok(Self { server, sql, cluster, database: database.to_owned(), directory: directory.to_owned() })
     }
 
-    /// The cluster that the database is in: to be stopped or killed only [on one's own](crate::Test::on_own_server).
+    /// The cluster that the database is in. Only a test [on its own server](crate::Test::on_own_server) may stop or
+    /// kill it.
     #[must_use]
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
     }
 
-    /// A copy of the cluster as it is now, on a port of its own, and whether that follows as a standby. Stops the cluster for a
-    /// moment: only [on one's own](crate::Test::on_own_server).
+    /// Returns a copy of the cluster as it is now, on a port of its own; with `is_standby` the copy follows the cluster
+    /// as a standby. Stops the cluster for a moment, so only a test [on its own server](crate::Test::on_own_server) may
+    /// call it.
     ///
     /// # Errors
     /// If the files cannot be copied, or a server does not start.
@@ -61,7 +63,7 @@ impl TestContext {
         copy
     }
 
-    /// From now on, asks another cluster, which has a copy of the test's database.
+    /// Uses another cluster from now on, which has a copy of the test's database.
     ///
     /// # Errors
     /// If it does not answer.
@@ -76,7 +78,7 @@ impl TestContext {
         &self.database
     }
 
-    /// Another session.
+    /// Opens another session in the test's database.
     ///
     /// # Errors
     /// If the server does not answer.
@@ -101,14 +103,14 @@ impl TestContext {
         Ok(self.sql.batch_execute(statements).await?)
     }
 
-    /// The superuser's URL of the database.
+    /// Returns the database's URL for the superuser.
     #[must_use]
     pub fn url(&self) -> String {
         self.cluster.url(&self.database)
     }
 
-    /// The replication slot that [`start`](Self::start) configures: slots belong to the whole cluster, so every test has
-    /// its own.
+    /// Returns the name of the replication slot that [`start`](Self::start) configures. Slots belong to the whole
+    /// cluster, so every test has its own.
     #[must_use]
     pub fn slot(&self) -> &str {
         &self.database
@@ -128,7 +130,8 @@ impl TestContext {
 
     /// The WAL position that is safe on the server's disk: everything committed so far lies before it.
     ///
-    /// Not the insert position: at the start of a page that one lies behind the page's header, where no commit ends.
+    /// It is not the insert position: at the start of a page that position is after the page's header, where no commit
+    /// ends.
     ///
     /// # Errors
     /// If the server does not answer.
@@ -150,13 +153,14 @@ impl TestContext {
     /// reads them, e.g. `written=3*off->return` for the fourth time.
     ///
     /// # Errors
-    /// If the program ends in another way, or does not come there.
+    /// If the program ends in another way, or does not reach the failpoint.
     pub async fn crash(&self, settings: &Settings, failpoints: &str) -> Result<()> {
         self.configure(settings)?;
         program::crash(&self.directory, failpoints).await
     }
 
-    /// The same as [`start`](Self::start) with failpoints, as the crate `fail` reads them.
+    /// Writes walvec.yaml, starts `walvec run` with failpoints, as the crate `fail` reads them, and waits until its API
+    /// answers.
     ///
     /// # Errors
     /// If the program ends instead; the error has its log.
@@ -184,7 +188,7 @@ impl TestContext {
         Walvec::start_as(&self.directory, &["run", "--stage", stage, "--instance", instance], &state).await
     }
 
-    /// Where a process of a stage keeps its state.
+    /// Returns the directory in which a process of a stage keeps its state.
     #[must_use]
     pub fn stage_directory(&self, settings: &Settings, stage: &str, instance: &str) -> PathBuf {
         let data = self.data_directory();
@@ -202,7 +206,7 @@ impl TestContext {
     pub fn configure(&self, settings: &Settings) -> Result<()> {
         let text = settings.render(&self.url(), self.slot());
         let path = self.directory.join(program::CONFIGURATION);
-        // Another process that is starting may be reading it.
+        // Another process that is starting may be reading the file.
         if std::fs::read_to_string(&path).is_ok_and(|written| written == text) {
             return Ok(());
         }
@@ -220,7 +224,7 @@ impl TestContext {
     /// Runs a command of the program with a closed pipe as its stdout.
     ///
     /// # Errors
-    /// As [`walvec`](Self::walvec).
+    /// If the command cannot be started, or does not end in time.
     pub async fn walvec_unread(&self, arguments: &[&str]) -> Result<Output> {
         program::run_unread(&self.directory, arguments).await
     }

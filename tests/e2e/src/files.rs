@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
-/// Copies a directory, whose files nothing writes.
+/// Copies a directory to whose files no process writes meanwhile.
 ///
 /// # Errors
 /// If something cannot be read or written; the error names it.
@@ -33,7 +33,7 @@ fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
     let mut position = 0;
     loop {
         let data = match seek(&source, SeekFrom::Data(position)) {
-            // Nothing but a hole is left.
+            // The rest of the file is a hole.
             Err(Errno::NXIO) => return Ok(()),
             data => data?,
         };

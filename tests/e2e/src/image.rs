@@ -1,7 +1,7 @@
 //! Whether a collection is the exact image of a table: the promise that everything else serves.
 //!
-//! Both sides are read without the code under test: rows by a plain SELECT in which PostgreSQL itself makes the JSON, ids
-//! and hashes computed here again from their documentation. Only the engine's reader is shared.
+//! Both sides are read without the code under test: rows come from a plain SELECT in which PostgreSQL itself makes the
+//! JSON, and ids and hashes are computed here from their documentation. Only the engine's reader is shared.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -31,7 +31,7 @@ const VECTORS: usize = 50;
 /// Two vectors of one text differ at most by rounding.
 const SAME_VECTOR: f32 = 0.9999;
 
-/// What a collection should be.
+/// What a collection should hold, and for which table.
 pub struct Expected {
     /// The collection.
     pub collection: &'static str,
@@ -45,20 +45,20 @@ pub struct Expected {
     pub payload: Option<&'static [&'static str]>,
     /// The text of a row, given all its columns: what the template should render.
     pub text: fn(&Payload) -> String,
-    /// Instead of that: the text of a row as an SQL expression, which may look at other tables.
+    /// The text of a row as an SQL expression, which may read other tables. Takes the place of `text`.
     pub sql: Option<&'static str>,
     /// The model.
     pub model: &'static str,
     /// How the payload is laid out.
     pub layout: Layout,
-    /// How many words a chunk has, of texts that are words and nothing else; `None`: rows are not cut.
+    /// The number of words in a chunk, for texts that consist of words only. `None`: rows are not cut.
     pub words: Option<usize>,
     /// Whether points have sparse vectors, of English words.
     pub hybrid: bool,
 }
 
 impl Expected {
-    /// The whole of `public.<table>` in the collection of the same name, every column in the payload.
+    /// Expects the whole of `public.<table>` in the collection of the same name, with every column in the payload.
     #[must_use]
     pub const fn of(table: &'static str, text: fn(&Payload) -> String) -> Self {
         Self {
@@ -83,13 +83,13 @@ struct Image {
     payload: Payload,
     key: Vec<Value>,
     text: String,
-    /// Its number, and how many there are.
+    /// The chunk's number, and how many chunks the row has.
     chunk: (u32, u32),
 }
 
 /// Compares the collection of a stopped walvec with its table, row by row, and returns the number of rows.
 ///
-/// The collection's files are copied first: looking at them changes nothing.
+/// The collection's files are copied first, so that reading them changes nothing.
 ///
 /// # Errors
 /// If anything differs; the error names up to ten differences of each sort.
@@ -104,12 +104,12 @@ pub async fn compare(context: &TestContext, expected: &Expected) -> Result<usize
 /// Compares a collection on a Qdrant server with its table.
 ///
 /// # Errors
-/// As [`compare`].
+/// If anything differs; the error names up to ten differences of each sort.
 pub async fn compare_on_server(context: &TestContext, expected: &Expected, url: &str) -> Result<usize> {
     compare_with(context, expected, &remote(expected, url)?).await
 }
 
-/// A collection on a Qdrant server, filled with vectors of `model`.
+/// Returns a collection on a Qdrant server, filled with vectors of `model`.
 ///
 /// # Errors
 /// If the URL or the model's name cannot be used.
@@ -134,7 +134,7 @@ fn named(
     let spec = CollectionSpec {
         name: collection.to_owned(),
         dimension: HashEmbedder::from_name(model)?.info().dimension,
-        // Reading asks for none.
+        // Reading needs no fingerprint.
         fingerprint: Fingerprint(String::new()),
         made_with: MadeWith::default(),
         indexes: Vec::new(),
@@ -211,12 +211,12 @@ impl Differences {
     }
 }
 
-/// Opens a copy of the collection's files, as what its manifest says it is.
+/// Opens a copy of the collection's files, with the settings in its manifest.
 fn open(context: &TestContext, expected: &Expected, copy: &Path) -> Result<Embedded> {
     let spec = stored_spec(context, expected.collection, expected.layout)?;
     let collections = context.data_directory().join("collections");
     copy_directory(&collections.join(&spec.name), &copy.join("collections").join(&spec.name))?;
-    // The last writes of one that was killed.
+    // A walvec that was killed has left its last writes there.
     let journal = context.data_directory().join("journal");
     if journal.exists() {
         copy_directory(&journal, &copy.join("journal"))?;
@@ -224,7 +224,7 @@ fn open(context: &TestContext, expected: &Expected, copy: &Path) -> Result<Embed
     Ok(Embedded::open(copy, spec)?)
 }
 
-/// Opens the collection's files themselves, those of a stopped walvec, as what its manifest says it is.
+/// Opens the collection's own files, after walvec was stopped, with the settings in its manifest.
 ///
 /// # Errors
 /// If there are none.
@@ -270,13 +270,13 @@ pub async fn points(collection: &impl Search) -> Result<Vec<StoredPoint>> {
     }
 }
 
-/// Which points are not found by the vector that their text should have, among evenly spread ones.
+/// Returns which points, of an evenly spread selection, are not found by the vector that their text should have.
 async fn wrong_vectors(collection: &impl Search, stored: &[(PointId, String)], model: &str) -> Result<Vec<String>> {
     let embedder = HashEmbedder::from_name(model)?;
     let mut wrong = Vec::new();
     for (id, text) in stored.iter().step_by(stored.len().div_ceil(VECTORS).max(1)) {
         let vector = embedder.embed(vec![text.clone()]).await?.remove(0)?;
-        // Other points may have the same vector, so that the point need not be the first.
+        // Other points may have the same vector, so the point need not be the first hit.
         let request =
             SearchRequest { query: Query::Dense(vector), limit: PAGE, filter: Filter::default(), min_score: None };
         let hits = collection.search(request).await?;
@@ -288,7 +288,7 @@ async fn wrong_vectors(collection: &impl Search, stored: &[(PointId, String)], m
     Ok(wrong)
 }
 
-/// Which points do not have the sparse vector of their text, or have one where there should be none.
+/// Returns which points lack the sparse vector of their text, or have one that they should not have.
 async fn wrong_keywords(collection: &impl Search, stored: &[(PointId, String)], hybrid: bool) -> Result<Vec<String>> {
     let keywords = Keywords::new("english").map_err(|_| anyhow!("the engine does not know English"))?;
     let mut wrong = Vec::new();
@@ -315,7 +315,7 @@ struct Column {
 }
 
 impl Column {
-    /// An SQL expression for the column's value in JSON, as documented for `walvec_model::Value`.
+    /// Returns an SQL expression for the column's value in JSON, as documented for `walvec_model::Value`.
     fn as_json(&self) -> String {
         const HELD_BY_JSON: [&str; 8] = ["bool", "int2", "int4", "int8", "float4", "float8", "json", "jsonb"];
         let name = quoted(&self.name);
@@ -323,7 +323,7 @@ impl Column {
         match element {
             _ if HELD_BY_JSON.contains(&element.unwrap_or(&self.base)) => format!("to_jsonb({name})"),
             Some(_) => format!("to_jsonb({name}::text[])"),
-            // Not a cast to text, which cuts the padding of char(n).
+            // A cast to text would cut the padding of char(n).
             None => format!("CASE WHEN {name} IS NOT NULL THEN to_jsonb(format('%s', {name})) END"),
         }
     }
@@ -355,7 +355,7 @@ async fn columns(context: &TestContext, expected: &Expected) -> Result<Vec<Colum
     Ok(found.iter().map(|row| Column { name: row.get(0), base: row.get(1), key: row.get(2) }).collect())
 }
 
-/// The table's rows by the ids that their points should have.
+/// Returns the table's rows by the ids that their points should have.
 async fn rows(context: &TestContext, expected: &Expected) -> Result<BTreeMap<PointId, Image>> {
     let columns = columns(context, expected).await?;
     let fields: Vec<String> =
@@ -403,7 +403,7 @@ fn images(row: &Payload, text: String, columns: &[Column], expected: &Expected) 
     (0..).zip(all.chunks(words)).map(chunk).collect()
 }
 
-/// The id as `walvec_transform::point_id` documents it.
+/// Returns a point's id, computed as `walvec_transform::point_id` documents it.
 fn point_id(columns: &[Column], key: &[Value], chunk: u32, expected: &Expected) -> Result<PointId> {
     const NAMESPACE: Uuid = Uuid::from_u128(0xb3f4_9d0e_6c1a_5f27_8e5d_41c7_9a02_d6be);
     let key_column = columns.iter().find(|column| column.key > 0 && expected.words.is_none());

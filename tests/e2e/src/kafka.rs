@@ -1,7 +1,7 @@
 //! A broker between the stages, and how far its groups have come.
 //!
-//! What a group has committed is asked of the broker itself, without the code under test: offsets are committed after the
-//! sink has everything before them, so that a group that has committed everything has to have made the image.
+//! The tests ask the broker itself what a group has committed, without the code under test. Offsets are committed after
+//! the sink has everything before them, so a group that has committed everything must have made the image.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,16 +16,16 @@ use walvec_test_kafka::{Options, TestBroker};
 
 use crate::{Settings, TestContext, Walvec, wait};
 
-/// How long one question to the broker may take.
+/// How long one request to the broker may take.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// After this many milliseconds of silence a worker of the shared broker counts as dead: as short as brokers allow.
+/// The milliseconds of silence after which a worker of the shared broker counts as dead: as short as brokers allow.
 pub const SESSION_TIMEOUT_MS: u32 = 6000;
 
 /// Partitions of each topic: enough for three workers to share.
 pub const PARTITIONS: usize = 3;
 
-/// A broker, as one test uses it: its topics and groups bear the name of the test's database.
+/// A broker as one test uses it: the names of its topics and groups contain that of the test's database.
 #[derive(Clone, Debug)]
 pub struct Kafka {
     broker: Arc<TestBroker>,
@@ -33,7 +33,8 @@ pub struct Kafka {
 }
 
 impl Kafka {
-    /// The broker that most tests share. Started by the first test that asks; its guard ends it with this process.
+    /// Returns the broker that most tests share. The first test that asks starts it; its guard ends it with this
+    /// process.
     ///
     /// # Errors
     /// If it does not start.
@@ -44,7 +45,7 @@ impl Kafka {
         Ok(Self { broker: Arc::clone(broker), prefix: context.slot().to_owned() })
     }
 
-    /// A broker of the test's own, to be stopped, killed or told what to be.
+    /// Starts a broker of the test's own, which the test may stop, kill or configure.
     ///
     /// # Errors
     /// If it does not start.
@@ -53,7 +54,7 @@ impl Kafka {
         Ok(Self { broker, prefix: context.slot().to_owned() })
     }
 
-    /// What the shared broker is.
+    /// Returns the options of the shared broker.
     #[must_use]
     pub fn options() -> Options {
         Options { group_session_timeout_ms: Some(SESSION_TIMEOUT_MS), ..Options::default() }
@@ -65,7 +66,7 @@ impl Kafka {
         &self.broker
     }
 
-    /// Lets a configuration go through the broker.
+    /// Adds the broker to a configuration.
     #[must_use]
     pub fn carries(&self, settings: Settings) -> Settings {
         let kafka = json!({
@@ -114,7 +115,7 @@ impl Kafka {
         let what = format!("the group {} had read everything", self.group(stage));
         let waited = wait::until(&what, async || {
             workers.iter_mut().try_for_each(|worker| worker.is_alive())?;
-            // A broker that is busy, or has just made the group, may answer late or with an error.
+            // A broker that is busy, or has just created the group, may answer late or with an error.
             let offsets = self.offsets(stage).await;
             let is_read = offsets.as_ref().is_ok_and(|offsets| offsets.iter().all(|at| at.committed == at.end));
             last = Some(offsets);
@@ -123,7 +124,7 @@ impl Kafka {
         waited.await.map_err(|error| anyhow!("{error:#}; the last look: {last:?}"))
     }
 
-    /// How far the group of a stage has come in each partition of its topics.
+    /// Returns how far the group of a stage has come in each partition of its topics.
     ///
     /// # Errors
     /// If the broker does not answer, or has none of the topics.
@@ -131,7 +132,7 @@ impl Kafka {
         let (bootstrap, group, prefix) = (self.broker.bootstrap(), self.group(stage), self.prefix.clone());
         let vectors = stage == "sink";
         tokio::task::spawn_blocking(move || {
-            // It never joins the group: nobody notices that it looks.
+            // This client never joins the group, so it does not affect the members.
             let client: BaseConsumer =
                 ClientConfig::new().set("bootstrap.servers", bootstrap).set("group.id", group).create()?;
             progress(&client, &|topic| match topic.strip_prefix(&prefix) {
@@ -151,7 +152,7 @@ pub struct Progress {
     pub topic: String,
     /// The partition.
     pub partition: i32,
-    /// The offset before which everything is done.
+    /// The offset before which the group has processed every record.
     pub committed: i64,
     /// The offset after the last record.
     pub end: i64,

@@ -1,11 +1,12 @@
-//! What a payload should look like in each layout, written down here again from what the libraries' readers ask for.
+//! The form of a payload in each layout, written independently of walvec from what the libraries' readers expect.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use walvec_model::{Payload, PointId};
 use walvec_transform::Layout;
 
-/// The payload of a row. LlamaIndex's node is JSON here, and holds what its reader shows: see [`seen`].
+/// Returns the expected payload of a row. LlamaIndex's node is JSON here, and holds what its reader shows, as in
+/// [`seen`].
 pub(crate) fn laid_out(layout: Layout, id: PointId, text: &str, fields: Payload) -> Payload {
     let payload = match layout {
         Layout::Flat => return fields,
@@ -29,7 +30,7 @@ pub(crate) fn laid_out(layout: Layout, id: PointId, text: &str, fields: Payload)
     }
 }
 
-/// A stored payload in the same form.
+/// Returns a stored payload in the form that [`laid_out`] returns, so that the two can be compared.
 pub(crate) fn seen(layout: Layout, mut payload: Payload) -> Result<Payload> {
     if layout == Layout::LlamaIndex {
         let node = payload.get("_node_content").and_then(Value::as_str).context("there is no node")?;
@@ -62,7 +63,7 @@ pub(crate) fn keywords_name(layout: Layout) -> String {
     name.to_owned()
 }
 
-/// Where the fields are, if not at the top level.
+/// Returns the name of the object that holds the fields; `None` if they are at the top level.
 pub(crate) fn nesting(layout: Layout) -> Option<String> {
     matches!(layout, Layout::LangChain | Layout::FastEmbed).then(|| "metadata".to_owned())
 }

@@ -51,13 +51,14 @@ pub use settings::{Collection, Settings};
 pub use suite::Test;
 pub use walvec_transform::Layout;
 
-/// How often a test repeats what chance decides: `full` times for `make prove`, a tenth of it otherwise, and at least once.
+/// Returns how often a test repeats a random trial: `full` times for `make prove`, a tenth of that otherwise, and at least
+/// once.
 #[must_use]
 pub fn repeats(full: u64) -> u64 {
     if is_full() { full } else { (full / 10).max(1) }
 }
 
-/// Whether this is `make prove`.
+/// Returns whether this run is `make prove`.
 #[must_use]
 pub fn is_full() -> bool {
     std::env::var_os("WALVEC_TEST_FULL").is_some_and(|value| !value.is_empty())

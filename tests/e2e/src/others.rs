@@ -24,7 +24,8 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Whether `what` can be tested here. If not, it says so loudly; on a build server, where nothing may be left out, it fails.
+/// Returns whether `what` can be tested here. If not, it prints a clear notice; on a build server, where nothing may be
+/// left out, it panics.
 #[allow(clippy::print_stderr)]
 fn can_test(what: &str, is_there: bool, remedy: &str) -> bool {
     assert!(is_there || env::var_os("CI").is_none_or(|ci| ci.is_empty()), "{what} cannot be tested: {remedy}");
@@ -34,7 +35,7 @@ fn can_test(what: &str, is_there: bool, remedy: &str) -> bool {
     is_there
 }
 
-/// Whether programs that use Quix Streams can be tested here.
+/// Returns whether programs that use Quix Streams can be tested here.
 ///
 /// # Panics
 /// If they cannot and `CI` is set.
@@ -44,7 +45,7 @@ pub fn can_test_quix() -> bool {
     can_test("programs that use Quix Streams", python().is_some(), remedy)
 }
 
-/// Whether Debezium's engine can be run here.
+/// Returns whether Debezium's engine can be run here.
 ///
 /// # Panics
 /// If it cannot and `CI` is set.
@@ -56,7 +57,7 @@ pub fn can_test_debezium() -> bool {
     can_test("Debezium's own engine", is_there, "install a JDK 17 and Maven; `make debezium` fetches it")
 }
 
-/// Whether the program was built with TLS and SCRAM to a broker.
+/// Returns whether the program was built with TLS and SCRAM to a broker.
 ///
 /// # Panics
 /// If it was not and `CI` is set.
@@ -72,7 +73,7 @@ pub fn can_test_kafka_tls() -> bool {
     can_test("TLS and SCRAM to a broker", features.contains("kafka-tls"), remedy)
 }
 
-/// The Python that has Quix Streams.
+/// Returns the path of the Python that has Quix Streams.
 fn python() -> Option<&'static Path> {
     static PYTHON: OnceLock<Option<PathBuf>> = OnceLock::new();
     let find = || {
@@ -91,7 +92,7 @@ impl Other {
     /// If it cannot be started.
     pub fn quix(directory: &Path, program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Self> {
         let mut command = Command::new(python().context("there is no Python with Quix Streams")?);
-        // No byte code in the checkout.
+        // Python must not write byte code into the checkout.
         command.args(["-B", "-u"]).arg(repository().join("tests/quix").join(program)).args(arguments);
         command.env("state", directory.join(format!("{program}-state"))).envs(variables.iter().copied());
         Self::start(command, directory, program)
@@ -115,7 +116,7 @@ impl Other {
         Ok(Self { process, log, output })
     }
 
-    /// Fails if it has ended.
+    /// Fails if the program has ended.
     ///
     /// # Errors
     /// With the end of its log.
@@ -126,7 +127,7 @@ impl Other {
         }
     }
 
-    /// What it has printed so far.
+    /// Returns what the program has printed so far.
     ///
     /// # Errors
     /// The file system's.
@@ -134,7 +135,7 @@ impl Other {
         Ok(fs::read_to_string(&self.output)?)
     }
 
-    /// Asks it to stop (SIGTERM) and waits for the end, whichever it is.
+    /// Asks the program to stop (SIGTERM) and waits until it ends, with any exit code.
     ///
     /// # Errors
     /// If it does not end.

@@ -24,7 +24,7 @@ pub(crate) const CONFIGURATION: &str = "walvec.yaml";
 /// How long one answer of the API may take.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
-/// What `walvec run` leaves in its data directory.
+/// The content of `server.json`, which `walvec run` leaves in its data directory.
 #[derive(Deserialize)]
 struct Announcement {
     address: SocketAddr,
@@ -42,17 +42,19 @@ pub struct Walvec {
 }
 
 impl Walvec {
-    /// Starts the program in `directory` and waits until it has told its address.
+    /// Starts the program in `directory` and waits until it has announced its address.
     pub(crate) async fn start(directory: &Path) -> Result<Self> {
         Self::start_as(directory, &["run"], &directory.join("data")).await
     }
 
-    /// The same with these arguments, which make it keep its state in `state`.
+    /// Starts the program with these arguments, which make it keep its state in `state`, and waits until it has
+    /// announced its address.
     pub async fn start_as(directory: &Path, arguments: &[&str], state: &Path) -> Result<Self> {
         Self::start_with_failpoints(directory, arguments, state, "").await
     }
 
-    /// The same with failpoints, as the crate `fail` reads them, for a program that was built with them.
+    /// Starts the program with failpoints, as the crate `fail` reads them, and waits until it has announced its
+    /// address. The program must have been built with failpoints.
     ///
     /// # Errors
     /// If the program ends instead; the error has its log.
@@ -78,18 +80,18 @@ impl Walvec {
             Ok(announcement.filter(|found| found.pid == id).map(|found| found.address))
         })
         .await?;
-        // Nothing here speaks TLS, and reading the system's certificates takes longer than most tests' requests.
+        // No server here speaks TLS, and reading the system's certificates takes longer than most tests' requests.
         let http = reqwest::Client::builder().timeout(REQUEST_LIMIT).no_proxy().tls_certs_only([]).build()?;
         Ok(Self { process, pid, address, http, log })
     }
 
-    /// Where it serves.
+    /// Returns the address at which the program serves.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// A GET of `path`, e.g. `/metrics`, whatever its status.
+    /// Sends a GET of `path`, e.g. `/metrics`, and returns the response with any status.
     ///
     /// # Errors
     /// If there is no answer.
@@ -101,10 +103,10 @@ impl Walvec {
         Ok(self.http.get(url).send().await?)
     }
 
-    /// The JSON that a GET answers.
+    /// Returns the JSON that the program answers to a GET.
     ///
     /// # Errors
-    /// If the program does not answer, or with something else.
+    /// If the program does not answer, or not with such JSON.
     pub async fn get_json<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<T> {
         let response = self.get(path, query).await?;
         let (status, text) = (response.status(), response.text().await?);
@@ -114,7 +116,7 @@ impl Walvec {
         serde_json::from_str(&text).with_context(|| format!("GET {path}: {text}"))
     }
 
-    /// What the pipeline says of itself.
+    /// Returns the status that the pipeline reports.
     ///
     /// # Errors
     /// If there is no answer.
@@ -122,7 +124,7 @@ impl Walvec {
         self.get_json("/api/v1/status", &[]).await
     }
 
-    /// The hits of a search, best first, as the API answers them.
+    /// Returns the hits of a search, best first, as the API answers them.
     ///
     /// # Errors
     /// If there is no answer, or an error.
@@ -152,7 +154,7 @@ impl Walvec {
         waited.await.map_err(|error| anyhow!("{error:#}; the last status was {last:?}"))
     }
 
-    /// Waits until what a GET of `path` answers, whatever its status, is as `wanted`.
+    /// Waits until the answer to a GET of `path`, with any status, is as `wanted`.
     ///
     /// # Errors
     /// If the program ends, or [`wait::LIMIT`] passes.
@@ -168,7 +170,7 @@ impl Walvec {
     /// Waits until everything that is committed now can be found.
     ///
     /// # Errors
-    /// As [`wait_for`](Self::wait_for).
+    /// If the program ends, or [`wait::LIMIT`] passes; the error has the last status.
     pub async fn caught_up(&mut self, context: &TestContext) -> Result<Status> {
         let position = context.wal_position().await?;
         let is_read = |collection: &CollectionStatus| collection.read_again.is_none();
@@ -194,7 +196,7 @@ impl Walvec {
         Ok(kill_process(self.pid, signal)?)
     }
 
-    /// Anonymous memory of the program, in bytes: what it holds itself, without the files that it has mapped.
+    /// Returns the program's anonymous memory in bytes: what it holds itself, without the files that it has mapped.
     ///
     /// # Errors
     /// If the program has ended.
@@ -205,7 +207,7 @@ impl Walvec {
         Ok(kibibytes * 1024)
     }
 
-    /// Kills the program: no word, no shutdown.
+    /// Kills the program (SIGKILL), without a shutdown.
     ///
     /// # Errors
     /// If it has ended already.
@@ -214,7 +216,7 @@ impl Walvec {
         Ok(self.process.kill().await?)
     }
 
-    /// Asks the program to stop (SIGTERM), waits for the end, and checks that it was an orderly one.
+    /// Asks the program to stop (SIGTERM), waits until it ends, and checks that it ended in order.
     ///
     /// # Errors
     /// If it ended before, or in another way than with exit code 0.
@@ -229,7 +231,7 @@ impl Walvec {
         Ok(())
     }
 
-    /// Waits for the end.
+    /// Waits until the program ends.
     ///
     /// # Errors
     /// If [`wait::LIMIT`] passes.
@@ -238,7 +240,7 @@ impl Walvec {
         Ok(ended.context("waited in vain for the program's end")??)
     }
 
-    /// Waits for an end that nobody asked for, with this exit code, and returns what the program said last.
+    /// Waits until the program ends by itself with this exit code, and returns the end of its log.
     ///
     /// # Errors
     /// If [`wait::LIMIT`] passes, or it ends in another way.
@@ -252,7 +254,7 @@ impl Walvec {
         Ok(words)
     }
 
-    /// The file of everything the program has printed.
+    /// Returns the path of the file with everything that the program has printed.
     #[must_use]
     pub fn log(&self) -> &Path {
         &self.log
@@ -281,7 +283,7 @@ pub(crate) async fn run(directory: &Path, arguments: &[&str]) -> Result<Output> 
     output.with_context(|| format!("waited in vain for the end of walvec {arguments:?}"))?.map_err(Into::into)
 }
 
-/// Runs a command of the program whose reader has seen enough before it says anything, as `| head` may have.
+/// Runs a command of the program whose output is closed before it prints anything, as `| head` may do.
 pub(crate) async fn run_unread(directory: &Path, arguments: &[&str]) -> Result<Output> {
     let (reader, writer) = std::io::pipe()?;
     drop(reader);
@@ -290,7 +292,7 @@ pub(crate) async fn run_unread(directory: &Path, arguments: &[&str]) -> Result<O
     output.with_context(|| format!("waited in vain for the end of walvec {arguments:?}"))?.map_err(Into::into)
 }
 
-/// The program, with nothing of the caller's environment that could configure it.
+/// Returns a command that runs the program without any variables of the caller that could configure it.
 fn command(directory: &Path, arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(binary::path()?);
     for (name, _) in std::env::vars_os() {
@@ -311,7 +313,7 @@ fn ended(process: &mut Child, log: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The end of a log: there walvec names what stopped it.
+/// Returns the end of a log, where walvec names what stopped it.
 fn last_words(log: &Path) -> Result<String> {
     let text = fs::read_to_string(log)?;
     let lines: Vec<&str> = text.lines().collect();

@@ -1,4 +1,4 @@
-//! Records of topics, written and read as any other program would.
+//! Records of topics, written and read as another program would do it.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
 use walvec_test_kafka::TestBroker;
 
-/// How long one question to the broker may take.
+/// How long one request to the broker may take.
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// A record of a topic.
@@ -21,7 +21,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub struct Found {
     /// Its partition.
     pub partition: i32,
-    /// Its place there.
+    /// Its offset in the partition.
     pub offset: i64,
     /// The key.
     pub key: Option<Vec<u8>>,
@@ -32,21 +32,21 @@ pub struct Found {
 }
 
 impl Found {
-    /// The value as JSON; null if there is none, or if it is something else.
+    /// Returns the value as JSON; null if there is no value, or if it is not JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         self.value.as_deref().and_then(|value| serde_json::from_slice(value).ok()).unwrap_or_default()
     }
 }
 
-/// The administrator's way in: no login, all rights.
+/// Returns the settings of the administrator's client, which needs no login and has all rights.
 fn client(broker: &TestBroker) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", broker.admin_bootstrap());
     config
 }
 
-/// Makes a topic.
+/// Creates a topic.
 ///
 /// # Errors
 /// The broker's.
@@ -60,7 +60,7 @@ pub async fn make_topic(broker: &TestBroker, topic: &str, partitions: i32, setti
     Ok(())
 }
 
-/// Gives a topic more partitions: so many altogether.
+/// Gives a topic more partitions, `count` altogether.
 ///
 /// # Errors
 /// The broker's.
@@ -80,7 +80,7 @@ pub async fn write(broker: &TestBroker, topic: &str, key: Option<&[u8]>, value: 
     send(broker, topic, None, key, value).await
 }
 
-/// Writes a record into a partition of a topic, whatever its key.
+/// Writes a record into a given partition of a topic, independently of its key.
 ///
 /// # Errors
 /// The broker's.
@@ -123,7 +123,7 @@ async fn send(
     .await?
 }
 
-/// Where a group has come to in partition 0 of a topic, and what is remembered with it.
+/// Returns the offset that a group has committed in partition 0 of a topic, and the metadata stored with it.
 ///
 /// # Errors
 /// The broker's.
@@ -140,10 +140,10 @@ pub async fn committed(broker: &TestBroker, group: &str, topic: &str) -> Result<
     .await?
 }
 
-/// Lets a group that nothing is in go on at an offset of partition 0, with something to remember.
+/// Commits an offset of partition 0, with metadata, for a group that has no members.
 ///
 /// # Errors
-/// The broker's, as long as a member is in the group.
+/// The broker's, for example if the group has a member.
 pub async fn commit(broker: &TestBroker, group: &str, topic: &str, offset: i64, remembered: &str) -> Result<()> {
     let (mut client, group, topic) = (client(broker), group.to_owned(), topic.to_owned());
     let remembered = remembered.to_owned();
@@ -169,7 +169,7 @@ fn ends(reader: &BaseConsumer, topic: &str) -> Result<Vec<(i32, i64)>> {
     partitions.into_iter().map(end).collect()
 }
 
-/// All records that a topic holds now, partition by partition; none if it does not exist.
+/// Returns all records that a topic holds now, partition by partition; none if the topic does not exist.
 ///
 /// # Errors
 /// If the broker does not answer.

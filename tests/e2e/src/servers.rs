@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use tokio::sync::OnceCell;
 use walvec_throwaway::{Cluster, ClusterOptions, DataDir, Durability, Installation, SearchPlaces, Version};
 
-/// The newest major version that `make test` brings along.
+/// The newest major version that `make test` fetches.
 const NEWEST: &str = "18";
 
 /// A server under test, and its cluster, which most tests share.
@@ -22,30 +22,30 @@ impl Server {
         Self { installation, cluster: OnceCell::new() }
     }
 
-    /// The server's version.
+    /// Returns the server's version.
     #[must_use]
     pub fn version(&self) -> Version {
         self.installation.version()
     }
 
-    /// Row filters and column lists in publications: since 15.
+    /// Returns whether publications can have row filters and column lists: since 15.
     #[must_use]
     pub fn supports_row_filters(&self) -> bool {
         self.version().major >= 15
     }
 
-    /// The cluster that tests share, each in a database of its own. Started by the first test that asks.
+    /// Returns the cluster that tests share, each in a database of its own. The first test that asks starts it.
     pub(crate) async fn cluster(&self) -> Result<Arc<Cluster>> {
         let start = || async { Ok::<_, anyhow::Error>(Arc::new(self.own_cluster(&[]).await?)) };
         self.cluster.get_or_try_init(start).await.map(Arc::clone)
     }
 
-    /// A cluster for one test alone.
+    /// Starts a cluster for one test alone.
     pub(crate) async fn own_cluster(&self, settings: &[(&str, &str)]) -> Result<Cluster> {
         self.cluster_in(DataDir::Temporary, settings).await
     }
 
-    /// A cluster for one test alone, with its files where they are to be.
+    /// Starts a cluster for one test alone, with its files in a given directory.
     pub(crate) async fn cluster_in(&self, data_dir: DataDir, settings: &[(&str, &str)]) -> Result<Cluster> {
         let settings = settings.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
         let options = ClusterOptions::new(self.installation.clone());
@@ -53,8 +53,8 @@ impl Server {
     }
 }
 
-/// The servers that `WALVEC_TEST_POSTGRES` names (major versions or directories, separated by commas or spaces); if it
-/// is not set, the one that walvec would take on this machine, and PostgreSQL 18.
+/// Returns the servers that `WALVEC_TEST_POSTGRES` names (major versions or directories, separated by commas or
+/// spaces). If the variable is not set: the server that walvec would use on this machine, and PostgreSQL 18.
 ///
 /// # Errors
 /// If a server that was named, or any server at all, is missing.
@@ -70,7 +70,7 @@ pub fn under_test() -> Result<Vec<Arc<Server>>> {
         installations.push(Installation::named(&places, NEWEST)?);
     }
     let mut versions = Vec::new();
-    // Two installations of one version would give two tests one name, and tell nothing new.
+    // Two installations of one version would give two tests the same name, and test nothing more.
     installations.retain(|installation| {
         let new = !versions.contains(&installation.version());
         versions.push(installation.version());

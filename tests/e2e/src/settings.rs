@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-/// The embedder of tests: deterministic, lexical, no model files.
+/// The model of most tests: deterministic, by words only, without model files.
 pub const MODEL: &str = "hash/64";
 
 /// A collection, and the table it is an image of.
@@ -13,7 +13,7 @@ pub struct Collection {
 }
 
 impl Collection {
-    /// The collection `name` from `table` (`schema.table`), its text rendered by the template `text`.
+    /// Returns the collection `name` of `table` (`schema.table`), whose text is rendered by the template `text`.
     #[must_use]
     pub fn new(name: &str, table: &str, text: &str) -> Self {
         let settings = [("name", name), ("table", table), ("text", text)];
@@ -35,7 +35,7 @@ impl Collection {
     }
 }
 
-/// A whole configuration, without what the context knows: the database, the slot, the data directory.
+/// A configuration without the keys that the context fills in: the database, the slot, the data directory.
 #[derive(Clone, Debug)]
 pub struct Settings {
     collections: Vec<Collection>,
@@ -44,25 +44,25 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// A configuration of these collections.
+    /// Returns a configuration with these collections.
     #[must_use]
     pub fn new(collections: impl IntoIterator<Item = Collection>) -> Self {
         Self { collections: collections.into_iter().collect(), sections: Map::new() }
     }
 
-    /// Sets any other key, e.g. `with("pipeline", json!({"batch_rows": 16}))`. Keys that are there already stay.
+    /// Sets any other key, e.g. `with("pipeline", json!({"batch_rows": 16}))`. Keys that are already set stay.
     #[must_use]
     pub fn with(mut self, section: &str, value: Value) -> Self {
         merge(self.sections.entry(section).or_insert_with(|| json!({})), value);
         self
     }
 
-    /// Whether points go to a Qdrant server, instead of the engine inside the process.
+    /// Returns whether points go to a Qdrant server instead of the engine inside the process.
     pub(crate) fn has_qdrant_server(&self) -> bool {
         self.sections.get("sink").is_some_and(|sink| sink.get("qdrant").is_some())
     }
 
-    /// The file's text: JSON, which is YAML.
+    /// Returns the file's text, which is JSON and therefore also YAML.
     pub(crate) fn render(&self, url: &str, slot: &str) -> String {
         let collections: Vec<&Map<String, Value>> = self.collections.iter().map(|c| &c.settings).collect();
         let mut all = json!({
@@ -80,7 +80,7 @@ impl Settings {
     }
 }
 
-/// Lays `new` over `base`, object by object.
+/// Merges `new` into `base`, object by object.
 fn merge(base: &mut Value, new: Value) {
     match (base, new) {
         (Value::Object(base), Value::Object(new)) => {

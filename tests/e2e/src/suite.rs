@@ -21,10 +21,10 @@ const LOG_LINES: usize = 40;
 /// How many of the slowest tests are shown.
 const SLOWEST: usize = 25;
 
-/// A test's body.
+/// The body of a test.
 pub type Body = fn(TestContext) -> LocalBoxFuture<'static, Result<()>>;
 
-/// A test, before it is known which servers it runs on. Made by [`test!`](crate::test).
+/// A test that is not yet assigned to servers. Made by [`test!`](crate::test).
 #[derive(Clone, Debug)]
 pub struct Test {
     name: &'static str,
@@ -36,7 +36,7 @@ pub struct Test {
 }
 
 impl Test {
-    /// A test that runs on every server, in a database of its own.
+    /// Returns a test that runs on every server, in a database of its own.
     ///
     /// `path` is the function's path with its crate, which the name leaves out.
     #[must_use]
@@ -45,35 +45,37 @@ impl Test {
         Self { name, body, since: 0, own_server: None, needs_volume: false, once: false }
     }
 
-    /// Older servers cannot do what the test is about; there it is shown as ignored.
+    /// Limits the test to servers from this major version on; on older servers it is shown as ignored.
     #[must_use]
     pub const fn since(mut self, major: u32) -> Self {
         self.since = major;
         self
     }
 
-    /// For tests that stop the server, change its settings, or count what it does: no other test sees it.
+    /// Gives the test a server that no other test uses: for tests that stop it, change its settings, or count what it
+    /// does.
     #[must_use]
     pub const fn on_own_server(mut self, settings: &'static [(&'static str, &'static str)]) -> Self {
         self.own_server = Some(settings);
         self
     }
 
-    /// For tests that fill up a [`Volume`]: shown as ignored where none can be mounted.
+    /// Marks a test that fills up a [`Volume`]: it is shown as ignored where none can be mounted.
     #[must_use]
     pub const fn on_a_volume(mut self) -> Self {
         self.needs_volume = true;
         self
     }
 
-    /// For tests in which PostgreSQL's version does not matter: only on the newest server under test.
+    /// Runs the test on the newest server under test only: for tests in which PostgreSQL's version does not matter.
     #[must_use]
     pub const fn once(mut self) -> Self {
         self.once = true;
         self
     }
 
-    /// For tests of what walvec does behind PostgreSQL, in which its version hardly matters: on every server by `make prove` only.
+    /// Runs the test on one server, and on every server only with `make prove`: for tests in which PostgreSQL's version hardly
+    /// matters.
     #[must_use]
     pub fn once_unless_proving(mut self) -> Self {
         self.once |= !is_full();
@@ -107,21 +109,21 @@ impl Test {
         let cluster = cluster.map_err(|error| format!("{error:#}"))?;
         let outcome = self.run_in(work.path(), server, &cluster).await;
         let outcome = outcome.map_err(|error| format!("{error:#}\n{}", logs(work.path(), &cluster)));
-        // The only owner closes it, and only a cluster of the test's own has one owner by now.
+        // Only the last owner closes the cluster. By now only a cluster of the test's own has a single owner.
         if let Ok(own) = Arc::try_unwrap(cluster) {
             own.close().await.map_err(|error| error.to_string())?;
         }
         outcome.map_err(Failed::from)
     }
 
-    /// Runs the body in a database that goes with it, whatever the body does.
+    /// Runs the body in a database that is dropped afterwards, even if the body fails.
     async fn run_in(&self, work: &Path, server: &Arc<Server>, cluster: &Arc<Cluster>) -> Result<()> {
         let database = next_database();
         cluster.create_database(&database).await?;
         let context = TestContext::new(Arc::clone(server), Arc::clone(cluster), &database, work).await?;
         let body = AssertUnwindSafe((self.body)(context)).catch_unwind().await;
         let outcome = body.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
-        // A server of the test's own may be down, and ends anyway.
+        // A server of the test's own may be down, and is ended anyway.
         if self.own_server.is_none() {
             let dropped = cluster.drop_database(&database).await;
             return outcome.and(dropped.context("after the test"));
@@ -130,7 +132,7 @@ impl Test {
     }
 }
 
-/// How long each test took. Clones are the same.
+/// How long each test took. Clones share the same times.
 #[derive(Clone, Default)]
 struct Times(Arc<Mutex<Vec<(Duration, String)>>>);
 
@@ -156,7 +158,7 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> anyhow::Error {
     anyhow!("{}", text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("the test panicked"))
 }
 
-/// The ends of the program's logs and of the server's.
+/// Returns the ends of the program's logs and of the server's log.
 fn logs(work: &Path, cluster: &Cluster) -> String {
     let entries = std::fs::read_dir(work).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut paths: Vec<_> = entries.filter(|path| path.extension().is_some_and(|end| end == "log")).collect();
@@ -170,13 +172,13 @@ fn logs(work: &Path, cluster: &Cluster) -> String {
     paths.iter().map(|path| format!("--- the end of {}\n{}\n", path.display(), tail(path))).collect()
 }
 
-/// Runs `tests` on every server; what a test binary's `main` returns.
+/// Runs `tests` on every server, and returns the exit code for a test binary's `main`.
 ///
-/// Arguments are those of `cargo test`: names to select by (`pg18` selects a server), `--test-threads`, `--list`.
+/// The arguments are those of `cargo test`: names to select by (`pg18` selects a server), `--test-threads`, `--list`.
 #[must_use]
 pub fn main(tests: &[Test]) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // Most of the time a test waits: for a session to be over, for a look that comes every second.
+    // Most of the time a test waits, for a session to end or for a check that runs every second.
     let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     arguments.test_threads.get_or_insert(2 * processors);
     let servers = match servers::under_test().and_then(|servers| binary::check().map(|()| servers)) {
@@ -194,7 +196,7 @@ pub fn main(tests: &[Test]) -> ExitCode {
         |server| tests.iter().filter(move |test| wanted(server, test)).map(move |test| test.trial(server, times));
     let trials = servers.iter().flat_map(trials_on).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
-    // Stops the servers. If this process is killed before, their guards do it.
+    // This stops the servers. If this process is killed before, their guards do it.
     drop(servers);
     times.show();
     conclusion.exit_code()
@@ -205,7 +207,7 @@ fn complain(error: &anyhow::Error) {
     eprintln!("error: the end-to-end tests cannot run: {error:#}");
 }
 
-/// A [`Test`](crate::Test) from an `async fn(TestContext) -> anyhow::Result<()>` of the same module.
+/// Makes a [`Test`](crate::Test) of an `async fn(TestContext) -> anyhow::Result<()>` in the same module.
 #[macro_export]
 macro_rules! test {
     ($body:ident) => {

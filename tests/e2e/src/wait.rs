@@ -1,19 +1,20 @@
-//! Waiting for something to become true, never for a time to pass.
+//! Waits until a condition is true, and never just for a time to pass.
 
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use tokio::time::Instant;
 
-/// How long anything may take before a test fails: far longer than on the slowest machine.
+/// How long a test waits for anything before it fails: far longer than anything takes on the slowest machine.
 pub const LIMIT: Duration = Duration::from_secs(90);
 
-/// The shortest and the longest time between two looks.
+/// The shortest and the longest pause between two checks.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
 
-/// Looks again and again until there is something to see. `what` completes "waited in vain until ...".
+/// Calls `look` until it returns something. `what` completes the message "waited in vain until ...".
 ///
-/// The longer it waits, the longer the pauses: tests that wait side by side would otherwise take a processor for their looks.
+/// The pauses grow with the time waited, because many tests that wait concurrently would otherwise keep a processor
+/// busy.
 ///
 /// # Errors
 /// The first error of `look`, or that [`LIMIT`] has passed.

@@ -1,5 +1,5 @@
-//! What the catalogue tells and the stream does not: altered types, partitions that come and go, tables that change places. The
-//! collection is the image of the table again within seconds, whether walvec was running or not.
+//! Changes that only the catalogue shows and the stream does not: altered types, partitions that come and go, tables that
+//! change places. The collection is the image of the table again within seconds, whether walvec was running or not.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -144,7 +144,7 @@ async fn what_altered_types_did_to_rows_while_nothing_ran_is_shown(context: Test
 
 const PARTITIONED: [&str; 5] = ["attached", "detached", "dropped", "truncated", "created"];
 
-/// Each with two partitions of a row each, and a table that could be attached.
+/// Creates partitioned tables, each with two partitions of one row, and a table that could be attached.
 pub(crate) async fn partitioned(context: &TestContext) -> Result<()> {
     for table in PARTITIONED {
         let sql = format!(
@@ -197,7 +197,7 @@ async fn a_partition_that_was_away_between_two_looks_is_read_again(context: Test
     let settings = named(&["attached", "detached"]);
     let mut walvec = context.start(&settings).await?;
     walvec.caught_up(&context).await?;
-    // Nothing of what happens to a partition is streamed while it is none.
+    // While a partition is detached, its changes are not streamed.
     let away = |table: &str, name: &str| {
         format!(
             "BEGIN; ALTER TABLE {table} DETACH PARTITION {table}_2; UPDATE {table}_2 SET name = '{name}';
@@ -214,7 +214,7 @@ async fn a_partition_that_was_away_between_two_looks_is_read_again(context: Test
     compared(&context, walvec, &["attached", "detached"]).await
 }
 
-/// Who reads the partitioned table is not concerned by what its partitions hide from others.
+/// The row-level security of a partition does not apply to a query of the partitioned table.
 async fn a_partition_with_row_level_security_is_read_through_its_table(context: TestContext) -> Result<()> {
     partitioned(&context).await?;
     let role = format!("{}_reader", context.database());
@@ -255,7 +255,8 @@ async fn what_changes_no_row_means_reading_no_table_again(context: TestContext) 
     context.execute(TABLES_OF_TYPES).await?;
     let mut walvec = context.start(&named(&TYPES)).await?;
     walvec.caught_up(&context).await?;
-    // Each of them in a look of its own: storage and columns that change between two looks may be a rewriting.
+    // Each of them is seen by a check of its own: storage and columns that change between two checks may mean a
+    // rewrite.
     for statements in [
         &["VACUUM FULL rewritten", "CLUSTER rewritten USING rewritten_pkey"][..],
         &[
@@ -267,7 +268,8 @@ async fn what_changes_no_row_means_reading_no_table_again(context: TestContext) 
         for statement in statements {
             context.execute(statement).await?;
         }
-        // Two alterations, one after the other: when the second one is shown, a look after the statements has ended.
+        // Two alterations, one after the other: when the second one is shown, a check that began after the statements
+        // has ended.
         for suffix in ["!", "?"] {
             let alteration = format!("ALTER TABLE replaced ALTER COLUMN name TYPE text USING name || '{suffix}'");
             context.execute(&alteration).await?;
@@ -294,12 +296,13 @@ async fn a_table_emptied_as_a_whole_is_not_read_again(context: TestContext) -> R
     let settings = named(&["truncated", "made_anew", "last"]);
     let mut walvec = context.start(&settings).await?;
     walvec.caught_up(&context).await?;
-    // Of a partitioned table, rows of the same transaction would leave open whether a partition was truncated behind them.
+    // With a partitioned table, rows in the same transaction would leave open whether a partition was truncated after
+    // them.
     context.execute("TRUNCATE truncated").await?;
     context.execute("INSERT INTO truncated VALUES (2, 'two')").await?;
     context.execute("BEGIN; TRUNCATE made_anew; INSERT INTO made_anew VALUES (2, 'two'); COMMIT").await?;
     walvec.caught_up(&context).await?;
-    // Two alterations, one after the other: by then what was emptied was looked at and judged.
+    // Two alterations, one after the other: when they are shown, walvec has checked the emptied tables.
     for suffix in ["!", "?"] {
         context.execute(&format!("ALTER TABLE last ALTER COLUMN name TYPE text USING name || '{suffix}'")).await?;
         shown(&context, &mut walvec, &["last"]).await?;
@@ -310,7 +313,7 @@ async fn a_table_emptied_as_a_whole_is_not_read_again(context: TestContext) -> R
     compared(&context, walvec, &["truncated", "made_anew", "last"]).await
 }
 
-/// Values that an UPDATE leaves out, because they are large.
+/// A table with values that an UPDATE leaves out, because they are large.
 const LARGE: &str = "CREATE TABLE large (id int PRIMARY KEY, n int, name text);
     ALTER TABLE large ALTER name SET STORAGE EXTERNAL;
     INSERT INTO large SELECT g, 0, repeat(md5(g::text), 80) FROM generate_series(1, 1500) g";
@@ -332,7 +335,7 @@ async fn rows_that_change_while_their_altered_table_is_read_again_keep_nothing_o
     context: TestContext,
 ) -> Result<()> {
     context.execute(LARGE).await?;
-    // So slow that it takes seconds.
+    // The model is so slow that reading the table takes seconds.
     let settings = named(&["large"]).with("embedding", json!({ "model": "hash/64/wait/100" }));
     let mut walvec = context.start(&settings).await?;
     walvec.caught_up(&context).await?;
@@ -511,7 +514,7 @@ async fn a_partition_dropped_or_detached_during_the_snapshot_leaves_nothing_behi
     walvec.wait_for("rows are being copied", begun).await?;
     context.execute("DROP TABLE items_3").await?;
     context.execute("ALTER TABLE items DETACH PARTITION items_2").await?;
-    // In the middle of the copy there may be as many by chance.
+    // In the middle of the copy there may be as many points by chance, so the phase counts too.
     let is_over = |now: &Status| now.phase == Phase::Streaming && now.collections[0].points == Some(6000);
     walvec.wait_for("what is gone is removed", is_over).await?;
     walvec.caught_up(&context).await?;
@@ -530,7 +533,7 @@ async fn many_idle_tables_cost_two_statements_a_second(context: TestContext) -> 
     }
     let mut walvec = context.start(&Settings::new(collections)).await?;
     walvec.caught_up(&context).await?;
-    // Each look asks for the server's position once.
+    // Each check asks for the server's position once.
     let statements = || -> Result<(usize, usize)> {
         let log = std::fs::read_to_string(context.cluster().log())?;
         let all = log.lines().filter(|line| line.contains("execute ") || line.contains("statement: "));
@@ -572,7 +575,7 @@ async fn an_identity_that_a_row_filter_no_longer_fits_stops_its_table_alone(cont
     let mut walvec = context.start(&settings).await?;
     walvec.caught_up(&context).await?;
     assert!(aside(&walvec.status().await?).is_some(), "the others go on after a restart too");
-    // As long as walvec published it, PostgreSQL refused that.
+    // As long as walvec published the table, PostgreSQL refused such updates.
     context.execute("UPDATE items SET name = 'two'; ALTER TABLE items REPLICA IDENTITY FULL").await?;
     walvec.wait_for("it is followed again", |now| aside(now).is_none()).await?;
     walvec.caught_up(&context).await?;
@@ -688,7 +691,7 @@ async fn a_worker_reads_values_of_the_partitioned_table_that_has_taken_over_the_
     }
     let kafka = Kafka::shared(&context).await?;
     context.execute(LARGE).await?;
-    // What is embedded is not stored, so that a worker has to read it where an update leaves it out.
+    // The embedded column is not stored, so a worker has to read it again when an update leaves it out.
     let collection = Collection::new("large", "public.large", "{{ name }}").with("payload", json!(["id", "n"]));
     let settings = kafka.carries(Settings::new([collection]));
     let (mut capture, mut worker) = indexed_by_one(&context, &kafka, &settings).await?;

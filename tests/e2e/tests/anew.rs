@@ -1,4 +1,5 @@
-//! Tables that are read anew while the others go on: altered, replaced, added, configured otherwise. Nothing of the others is read again.
+//! Tables that are read again while the others go on: altered, replaced, added or configured differently. No row of the others is read
+//! again.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -38,13 +39,13 @@ async fn running(context: &TestContext, settings: &Settings) -> Result<Walvec> {
     Ok(walvec)
 }
 
-/// How many rows were made points of, or found to be ones, by collection.
+/// Returns for each collection the number of rows that were made points, or whose points were already right.
 fn processed(status: &Status) -> Vec<u64> {
     let of = |collection: &CollectionStatus| collection.embeddings_computed + collection.embeddings_reused;
     status.collections.iter().map(of).collect()
 }
 
-/// How many texts were embedded, by collection.
+/// Returns for each collection the number of texts that were embedded.
 fn embedded(status: &Status) -> Vec<u64> {
     status.collections.iter().map(|collection| collection.embeddings_computed).collect()
 }
@@ -88,7 +89,7 @@ async fn a_collection_that_is_added_is_filled_while_the_others_go_on(context: Te
     compared(&context, walvec, &BOTH).await
 }
 
-/// What `walvec check` says.
+/// Returns the answer of `walvec check`.
 async fn check(context: &TestContext, settings: &Settings) -> Result<Value> {
     context.configure(settings)?;
     let output = context.walvec(&["check", "--json"]).await?;
@@ -106,7 +107,7 @@ async fn a_collection_that_is_removed_costs_the_others_nothing(context: TestCont
     ensure!(log.contains("the collection is not configured any more; its points stay as they were"), "{log}");
     walvec.stop().await?;
     context.execute("DELETE FROM others WHERE id > 40; UPDATE others SET name = 'unseen' WHERE id = 1").await?;
-    // Its points are of another time: nothing tells how they came about.
+    // Its points are from an earlier time, and walvec does not know how they were made.
     let walvec = running(&context, &named(&BOTH)).await?;
     assert_eq!(walvec.status().await?.generation.0, 2);
     compared(&context, walvec, &BOTH).await
@@ -132,7 +133,7 @@ async fn changes_of_before_an_alteration_that_happened_while_nothing_ran_are_pas
 ) -> Result<()> {
     context.execute(TABLES).await?;
     running(&context, &named(&BOTH)).await?.stop().await?;
-    // The stream shows the first changes with a key column that is not there any more, and of a table of another name.
+    // In the stream, the first changes have a key column that no longer exists, and belong to a table of another name.
     context
         .execute(
             "UPDATE others SET name = 'before' WHERE id < 10; DELETE FROM others WHERE id = 11;
@@ -181,7 +182,7 @@ async fn a_table_that_is_altered_again_and_again_under_load_and_kills_ends_as_it
     compared(&context, walvec, &BOTH).await
 }
 
-/// Whether a table is being read again.
+/// Returns whether a table is being read again.
 fn is_read(status: &Status) -> bool {
     status.collections.iter().any(|collection| collection.read_again.is_some())
 }
@@ -202,7 +203,7 @@ async fn a_reading_that_a_kill_interrupts_goes_on_with_the_next_start(context: T
     let text = context.walvec(&["status"]).await?;
     let text = String::from_utf8(text.stdout)?;
     ensure!(text.contains("others: public.others is read again, "), "{text}");
-    // It is searched meanwhile, and changes arrive in both.
+    // Searches are answered meanwhile, and changes arrive in both collections.
     context.execute("DELETE FROM others WHERE id = 1; UPDATE items SET name = 'meanwhile' WHERE id = 1").await?;
     wait::until("the change of the other table can be found", async || {
         let hits: Value = walvec.get_json("/api/v1/search", &[("q", "meanwhile"), ("collection", "items")]).await?;
@@ -303,7 +304,7 @@ async fn a_table_that_was_published_anew_is_read_again_alone(context: TestContex
     let status = walvec.status().await?;
     assert_eq!((status.generation.0, processed(&status)), (1, vec![1, 49]));
     assert_eq!(status.resync.map(|resync| resync.code).as_deref(), Some("E_PUBLICATION"), "it is told");
-    // While it runs, too.
+    // The publication is changed while walvec runs, too.
     context
         .execute(
             "BEGIN; ALTER PUBLICATION walvec DROP TABLE others; UPDATE others SET name = 'not published' WHERE id = 3;

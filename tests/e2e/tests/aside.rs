@@ -38,7 +38,7 @@ const TABLES: &str = "CREATE TABLE items (id int PRIMARY KEY, name text);
     CREATE TABLE others (id int PRIMARY KEY, name text);
     INSERT INTO others SELECT g, 'other ' || g FROM generate_series(1, 30) g";
 
-/// What happens to both while one is not followed: 20 and 31 rows are left.
+/// Changes of both tables while one of them is not followed: 20 and 31 rows are left.
 const CHANGES: &str = "UPDATE items SET name = 'changed' WHERE id = 1; DELETE FROM items WHERE id = 2;
     INSERT INTO items VALUES (21, 'new'); INSERT INTO others VALUES (31, 'unseen')";
 
@@ -50,7 +50,7 @@ fn image_of(table: &'static str) -> Expected {
     Expected::of(table, |row| row["name"].as_str().unwrap_or_default().to_owned())
 }
 
-/// A publication of both tables that walvec has not made.
+/// Creates a publication of both tables that walvec did not make, and returns settings that use it.
 async fn theirs(context: &TestContext) -> Result<Settings> {
     context.execute(TABLES).await?;
     context.execute("CREATE PUBLICATION theirs FOR TABLE items, others").await?;
@@ -63,7 +63,7 @@ async fn running(context: &TestContext, settings: &Settings) -> Result<Walvec> {
     Ok(walvec)
 }
 
-/// The others, by their collection.
+/// Returns why the second table is set aside, if it is.
 fn why(status: &Status) -> Option<&SetAside> {
     status.collections[1].set_aside.as_ref()
 }
@@ -72,7 +72,7 @@ fn is_aside(status: &Status) -> bool {
     why(status).is_some()
 }
 
-/// Waits until the second table is set aside, changes both, and waits for what can be seen of that.
+/// Waits until the second table is set aside, changes both, and waits until the changes of the first can be found.
 async fn goes_on_without(context: &TestContext, walvec: &mut Walvec, changes: &str) -> Result<Status> {
     walvec.wait_for("the table is set aside", is_aside).await?;
     walvec.caught_up(context).await?;
@@ -129,7 +129,7 @@ async fn a_table_that_loses_its_key_stops_alone_and_its_updates_do_not_fail(cont
     let mut walvec = running(&context, &both()).await?;
     context.execute("ALTER TABLE others DROP CONSTRAINT others_pkey").await?;
     goes_on_without(&context, &mut walvec, CHANGES).await?;
-    // As long as walvec published it, PostgreSQL refused them.
+    // As long as walvec published the table, PostgreSQL refused these statements.
     context.execute("UPDATE others SET name = 'changed too' WHERE id < 4; DELETE FROM others WHERE id = 4").await?;
     context.execute("ALTER TABLE others ADD PRIMARY KEY (id)").await?;
     ends_as_the_tables(&context, walvec, 30).await
@@ -150,7 +150,7 @@ async fn a_table_that_is_dropped_stops_alone_also_after_a_restart(context: TestC
     ends_as_the_tables(&context, walvec, 21).await
 }
 
-/// A role that may read both, and the configuration with it.
+/// Creates a role that may read both tables, and returns its name and settings that use it.
 async fn as_reader(context: &TestContext) -> Result<(String, Settings)> {
     context.execute(TABLES).await?;
     let role = format!("{}_reader", context.database());
@@ -170,7 +170,7 @@ async fn a_table_whose_rows_a_policy_hides_stops_alone_after_a_restart(context: 
     let (role, settings) = as_reader(&context).await?;
     let mut walvec = running(&context, &settings).await?;
     context.execute("ALTER TABLE others ENABLE ROW LEVEL SECURITY").await?;
-    // The stream knows no policies.
+    // Policies do not apply to the stream.
     context.execute("UPDATE others SET name = 'seen' WHERE id = 1").await?;
     walvec.caught_up(&context).await?;
     walvec.stop().await?;
@@ -259,7 +259,7 @@ async fn a_table_whose_rows_look_something_up_stops_with_the_table_that_they_loo
     Ok(())
 }
 
-/// `items` looks `makers` up by its title, `makers` has a collection of its own that needs its motto, and `others` is not concerned.
+/// `items` looks up the title of `makers`, `makers` has a collection of its own that needs its motto, and `others` is not affected.
 async fn a_looked_up_table_that_loses_a_column_stops_what_uses_the_column_and_nothing_else(
     context: TestContext,
 ) -> Result<()> {
@@ -288,7 +288,7 @@ async fn a_looked_up_table_that_loses_a_column_stops_what_uses_the_column_and_no
         context.execute("UPDATE others SET name = name || '.'; UPDATE makers SET motto = motto || '.'").await.ok();
         walvec.caught_up(&context).await?;
     }
-    // It stays that way although the catalogue is asked again and again.
+    // It stays that way although the catalogue is checked again and again.
     let generation = walvec.status().await?.generation;
     walvec.stop().await?;
     let mut walvec = running(&context, &settings).await?;
@@ -359,7 +359,7 @@ async fn workers_go_on_although_capture_has_set_a_table_aside(context: TestConte
     kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
     context.execute("ALTER TABLE others DROP CONSTRAINT others_pkey").await?;
     capture.wait_for("the table is set aside", is_aside).await?;
-    // The bodies are not sent: the worker asks for them.
+    // The bodies are not sent, so the worker reads them from the table.
     context.execute("UPDATE items SET id = id + 100").await?;
     kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
     assert_eq!(image::compare_on_server(&context, &image_of("items"), &server.url()).await?, 20);
@@ -397,7 +397,7 @@ async fn a_worker_that_looks_rows_up_goes_on_although_another_table_is_dropped(c
     worker.stop().await
 }
 
-/// How many rows of the second collection a worker has parked.
+/// Returns how many rows of the second collection a worker has parked.
 fn parked(status: &Status) -> u64 {
     status.collections[1].dead_letters
 }
@@ -467,7 +467,7 @@ async fn a_worker_goes_on_behind_records_that_look_something_up_in_a_table_that_
     let mut worker = context.start_stage(&settings, "index", "1").await?;
     kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
     worker.stop().await?;
-    // The record has a label that the type does not have any more when it is read.
+    // When the record is read, the type no longer has the label that is in it.
     context
         .execute("UPDATE others SET kind = 'former' WHERE id <= 5; INSERT INTO others VALUES (50, 'new', 'other')")
         .await?;

@@ -1,4 +1,4 @@
-//! What programs, proxies and probes ask a walvec: pages of hits, fields, its name, its health.
+//! Requests of programs, proxies and probes to walvec: pages of hits, fields, host names, health.
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
@@ -26,7 +26,7 @@ fn items() -> Settings {
         .with("hybrid", json!(true))])
 }
 
-/// Exit code and output of a command.
+/// Runs a command, and returns its exit code and output.
 async fn exit(context: &TestContext, arguments: &[&str]) -> Result<(Option<i32>, String)> {
     let output = context.walvec(arguments).await?;
     Ok((output.status.code(), String::from_utf8(output.stdout)? + &String::from_utf8(output.stderr)?))
@@ -38,7 +38,7 @@ async fn as_json(context: &TestContext, arguments: &[&str]) -> Result<Value> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// All hits that `walvec search` with these arguments finds, page by page.
+/// Returns all hits that `walvec search` with these arguments finds, page by page.
 async fn all_pages(context: &TestContext, search: &[&str]) -> Result<Vec<Value>> {
     let (mut hits, mut cursor) = (Vec::new(), None::<String>);
     loop {
@@ -69,7 +69,7 @@ async fn hits_come_page_by_page_and_say_which_row_they_are_of(context: TestConte
         assert!(hits.iter().all(|hit| hit["chunk"] == 0 && hit["chunks"] == 1), "{hits:?}");
         running.push(hits);
     }
-    // A row that comes between two pages moves the others, and breaks nothing.
+    // A row that is inserted between two pages moves the other hits, but the pages still work.
     let first = as_json(&context, &["search", "blue item", "--limit", "7", "--json"]).await?;
     let cursor = first["next"].as_str().context("no next page")?;
     context.execute("INSERT INTO items VALUES (31, 'blue item')").await?;
@@ -81,7 +81,7 @@ async fn hits_come_page_by_page_and_say_which_row_they_are_of(context: TestConte
     context.execute("DELETE FROM items WHERE id = 31").await?;
     walvec.caught_up(&context).await?;
     walvec.stop().await?;
-    // While nothing runs, the command finds the same.
+    // While walvec does not run, the command finds the same hits.
     for (mode, hits) in modes.into_iter().zip(running) {
         assert_eq!(all_pages(&context, &search(mode)).await?, hits, "{mode}");
     }
@@ -116,7 +116,7 @@ async fn the_fields_of_the_collections_are_listed_with_their_types_and_filters(c
     let answered: Value = walvec.get_json("/api/v1/collections", &[]).await?;
     assert_eq!(answered, listed);
     walvec.stop().await?;
-    // Nothing changes after the restart, and no row tells the types.
+    // No row changes after the restart, so no row shows the types.
     let mut walvec = context.start(&items()).await?;
     walvec.wait_for("the stream is followed", |status| status.phase == Phase::Streaming).await?;
     assert_eq!(as_json(&context, &["collections", "--json"]).await?["collections"][0]["fields"], fields);
@@ -129,7 +129,7 @@ async fn the_fields_of_the_collections_are_listed_with_their_types_and_filters(c
     walvec.stop().await
 }
 
-/// The status of the answer to a request for another host.
+/// Returns the status of the answer to a request with another host name.
 async fn status_for(walvec: &Walvec, host: &str) -> Result<u16> {
     let url = format!("http://{}/api/v1/search?q=x", walvec.address());
     let answer = reqwest::Client::builder().no_proxy().build()?.get(url).header("host", host).send().await?;
@@ -174,7 +174,7 @@ async fn health_tells_a_probe_by_its_exit_code_whether_walvec_is_ready(context: 
     context.configure(&settings)?;
     let (code, told) = exit(&context, &["health"]).await?;
     assert!(code == Some(1) && told.contains("no walvec runs on data"), "{code:?}: {told}");
-    // It serves, and cannot start yet.
+    // walvec serves, but cannot start following yet.
     let application = context.connect().await?;
     application.batch_execute("BEGIN; LOCK TABLE items IN ACCESS EXCLUSIVE MODE").await?;
     let mut walvec = context.start(&settings).await?;

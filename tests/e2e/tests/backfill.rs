@@ -40,7 +40,7 @@ async fn the_rows_that_were_asked_for_are_read_again_and_no_others(context: Test
     let settings = items().with("sink", json!({ "qdrant": { "url": server.url() } }));
     let mut walvec = context.start(&settings).await?;
     walvec.caught_up(&context).await?;
-    // Somebody deletes points behind walvec's back.
+    // Another program deletes points without walvec's knowledge.
     let intruder = intruder(&server)?;
     intruder.write((1..=50).map(|id| Write::Delete(PointId::Num(id))).collect()).await?;
     let output = context.walvec(&["backfill", "--table", "public.items", "--where", "id <= 30 -- some"]).await?;
@@ -56,7 +56,7 @@ async fn the_rows_that_were_asked_for_are_read_again_and_no_others(context: Test
     Ok(())
 }
 
-/// Another program that writes to the collection `items`.
+/// Returns the collection `items` as another program opens it, to write to it.
 pub(crate) fn intruder(server: &TestServer) -> Result<Remote> {
     let spec = CollectionSpec {
         name: "items".to_owned(),
@@ -91,7 +91,8 @@ async fn a_stale_read_never_beats_a_newer_change_and_nothing_deleted_comes_back(
     Ok(())
 }
 
-/// Hot keys: deleted, brought back, renamed, moved, and now and then all of them.
+/// Changes a few keys again and again: deletes them, inserts them again, renames and moves them, and sometimes changes
+/// all rows.
 async fn write_until(is_over: &AtomicBool, context: &TestContext, walvec: &mut Walvec) -> Result<()> {
     let mut round = 0;
     while !is_over.load(Ordering::Relaxed) {
@@ -111,7 +112,7 @@ async fn write_until(is_over: &AtomicBool, context: &TestContext, walvec: &mut W
             context.execute(again).await?;
         }
         if round % 20 == 0 {
-            // So that it does not run away from the program, which has less of the machine than the server.
+            // The writer must not get far ahead of the program, which gets less of the processor than the server.
             walvec.caught_up(context).await?;
         }
         round += 1;
@@ -176,7 +177,8 @@ pub(crate) async fn let_go(context: &TestContext) -> Result<()> {
     context.execute("SELECT pg_reload_conf()").await
 }
 
-/// The server tells nobody when it has read its settings again: `None` if the commit did not wait yet; what it did is taken back.
+/// Runs `change` and returns it if its commit waits. `None`: the commit did not wait, and `undo` took the change back. The server
+/// does not report when it has read its settings again, so the first attempts may be too early.
 async fn tried(context: &TestContext, change: &'static str, undo: &str) -> Result<Option<Hung>> {
     let hung = context.connect().await?;
     hung.batch_execute("SET synchronous_commit = on").await?;

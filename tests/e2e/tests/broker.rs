@@ -1,4 +1,4 @@
-//! A broker between PostgreSQL and the collections: the same image, by however many workers it is made.
+//! A broker between PostgreSQL and the collections: the image is the same, however many workers make it.
 
 use anyhow::Result;
 use serde_json::json;
@@ -48,14 +48,14 @@ pub(crate) fn image_of_items() -> Expected {
     Expected::of("items", |row| row["name"].as_str().unwrap_or_default().to_owned())
 }
 
-/// A capture that has caught up: its topics exist from here on.
+/// Starts a capture and waits until it has caught up: its topics exist from here on.
 pub(crate) async fn captured(context: &TestContext, settings: &Settings) -> Result<Walvec> {
     let mut capture = context.start_stage(settings, "capture", "1").await?;
     capture.caught_up(context).await?;
     Ok(capture)
 }
 
-/// A capture and one worker that have brought everything into the collection.
+/// Starts a capture and one worker, and waits until they have brought everything into the collection.
 pub(crate) async fn indexed_by_one(
     context: &TestContext,
     kafka: &Kafka,
@@ -67,8 +67,8 @@ pub(crate) async fn indexed_by_one(
     Ok((capture, worker))
 }
 
-/// A capture and the worker that is left of two, which have brought `changes` into the collection: the other one is killed right
-/// after them.
+/// Starts a capture and two workers, kills one worker right after `changes`, and waits until the others have brought them into
+/// the collection.
 pub(crate) async fn indexed_though_one_is_killed(
     context: &TestContext,
     kafka: &Kafka,
@@ -206,7 +206,7 @@ async fn one_process_does_it_all_through_the_broker(context: TestContext) -> Res
         confirmed(&context, &mut walvec).await?;
         context.execute(changes).await?;
         confirmed(&context, &mut walvec).await?;
-        // A slot that has just been made confirms all that was before it, and a topic that has no record yet is read to its end.
+        // A new slot counts as confirmed for everything before it, and a topic without records counts as read to its end.
         walvec.wait_for("all rows were there", |status| status.collections[0].points == Some(rows)).await?;
         kafka.read("index", &mut [&mut walvec]).await?;
         walvec.stop().await?;
@@ -215,7 +215,7 @@ async fn one_process_does_it_all_through_the_broker(context: TestContext) -> Res
     Ok(())
 }
 
-/// Waits until PostgreSQL was told that everything committed now is safe.
+/// Waits until walvec has confirmed to PostgreSQL everything that is committed now.
 async fn confirmed(context: &TestContext, walvec: &mut Walvec) -> Result<()> {
     let position = context.wal_position().await?;
     let query = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1";
@@ -254,7 +254,7 @@ async fn two_workers_fall_back_by_themselves_where_the_broker_is_old(context: Te
     two_workers(&context, &kafka, "auto").await
 }
 
-/// Both have partitions, and every operation reaches the server.
+/// Checks that two workers both have partitions, and that every operation reaches the server.
 async fn two_workers(context: &TestContext, kafka: &Kafka, protocol: &str) -> Result<()> {
     let server = TestServer::start()?;
     let settings = kafka.carries(items_on(&server)).with("broker", json!({ "kafka": { "group_protocol": protocol } }));
@@ -286,7 +286,7 @@ pub(crate) async fn both_work(one: &mut Walvec, two: &mut Walvec) -> Result<()> 
     Ok(())
 }
 
-/// How many partitions a worker has.
+/// Returns how many partitions a worker has.
 pub(crate) fn partitions(status: &walvec_pipeline::Status) -> usize {
     status.broker.as_ref().map_or(0, |broker| broker.partitions.len())
 }
@@ -312,12 +312,12 @@ async fn vectors_through_a_topic_of_their_own_make_the_same_image(context: TestC
         assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, rows);
     }
 
-    // It waits for the last change by itself, through both topics.
+    // `verify` itself waits for the last change, through both topics.
     context.execute("UPDATE items SET name = 'as of now' WHERE id = 8").await?;
     let verified = context.walvec(&["verify"]).await?;
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
 
-    // Nobody sees the deletion of row 7: the sweep after a second snapshot finds it.
+    // No stage sees the deletion of row 7: the sweep after a second snapshot finds it.
     capture.stop().await?;
     context.execute("SELECT pg_drop_replication_slot(current_database())").await?;
     std::fs::remove_dir_all(context.stage_directory(&settings, "capture", "1"))?;
@@ -371,7 +371,7 @@ async fn a_second_capture_is_refused(context: TestContext) -> Result<()> {
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(3), "{words}");
     assert!(words.contains("E_LOCKED"), "{words}");
-    // From another directory, as on another machine, it is the slot that is in use.
+    // With another directory, as on another machine, the second capture fails because the slot is in use.
     let elsewhere = settings.clone().with("sink", json!({ "embedded": { "path": "elsewhere" } }));
     context.configure(&elsewhere)?;
     let output = context.walvec(&["run", "--stage", "capture"]).await?;
@@ -403,7 +403,7 @@ async fn every_stage_stops_in_order_and_a_restart_embeds_nothing_again(context: 
         assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 1000);
     }
     assert!(server.calls().writes() > written, "the updates were written");
-    // Stopped under load, with records on their way.
+    // Capture is stopped under load, while records are in flight.
     context.execute("UPDATE items SET name = 'late ' || id").await?;
     capture.stop().await?;
     worker.stop().await?;

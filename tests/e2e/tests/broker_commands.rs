@@ -1,4 +1,4 @@
-//! The commands, where a broker lies between PostgreSQL and the collections.
+//! The commands, with a broker between PostgreSQL and the collections.
 
 use std::process::Output;
 
@@ -29,7 +29,7 @@ fn answer(output: &Output) -> Result<Value> {
     serde_json::from_slice(&output.stdout).with_context(|| format!("no JSON; {told}"))
 }
 
-/// Removes points behind the back of the workers.
+/// Removes points without the workers' knowledge.
 async fn lose(server: &TestServer, ids: &[u64]) -> Result<()> {
     let deletions = ids.iter().map(|id| Write::Delete(PointId::Num(*id))).collect();
     Ok(image::on_server("items", MODEL, &server.url())?.write(deletions).await?)
@@ -62,7 +62,7 @@ async fn verify_finds_behind_a_broker_what_differs_and_nothing_else(context: Tes
     ensure!(verified.status.code() == Some(0), "{report}");
     assert_eq!((&report["rows"], &report["missing"], &report["stale"]), (&1000.into(), &0.into(), &0.into()));
 
-    // Behind the workers' back, so that there is something to be found.
+    // The workers do not know that these points are gone, so `verify` has something to find.
     lose(&server, &[3, 4]).await?;
     let verified = context.walvec(&["verify", "--json"]).await?;
     assert_eq!((verified.status.code(), &answer(&verified)?["missing"]), (Some(1), &2.into()));
@@ -97,7 +97,8 @@ async fn dead_letters_behind_a_broker_are_listed_tried_again_and_forgotten(conte
     assert_eq!(letters.len(), 2);
     assert!(letters[0]["place"]["topic"].as_str().is_some_and(|topic| topic.ends_with("public.items")), "{letters:?}");
 
-    // A newer version clears one; what is tried again unchanged fails again; what is forgotten is gone from the list.
+    // A newer version clears one row; a row that is tried again unchanged fails again; a dropped one is gone from the
+    // list.
     context.execute("UPDATE items SET n = 2 WHERE id = 5").await?;
     capture.caught_up(&context).await?;
     wait::until("the newer version has cleared its letter", async || {
@@ -151,7 +152,7 @@ async fn a_group_begins_again_when_nobody_is_in_it(context: TestContext) -> Resu
     assert!(told(&refused).contains("stop them first") && told(&refused).ends_with("E_LOCKED\n"), "{}", told(&refused));
     worker.stop().await?;
     lose(&server, &[3, 4]).await?;
-    // The broker keeps the place of a member that may come back, for as long as its session lasts.
+    // A member that may come back stays in the group for as long as its session lasts.
     wait::until("nobody is in the group", async || {
         Ok(context.walvec(&["reset", "--offsets", "--force"]).await?.status.success().then_some(()))
     })

@@ -30,7 +30,7 @@ fn image_of_items() -> Expected {
     Expected::of("items", |row| row["name"].as_str().unwrap_or_default().to_owned())
 }
 
-/// What Debezium writes when `op` happens at this place in its server's log: key and value.
+/// Returns the key and the value that Debezium writes for `op` at this position of its server's log.
 fn record(op: &str, lsn: u64, id: Option<u32>) -> (Option<String>, String) {
     let source = json!({"schema": "public", "table": "items", "lsn": lsn, "txId": 1});
     let after = id.map(|id| json!({"id": id, "name": format!("name {id}")}));
@@ -74,7 +74,7 @@ async fn a_truncate_from_another_cluster_removes_what_was_written_before_it_and_
     }
     context.execute("CREATE TABLE items (id int PRIMARY KEY, name text)").await?;
     context.execute("INSERT INTO items SELECT g, 'name ' || g FROM generate_series(21, 30) g").await?;
-    // The rows of before, the truncate, the rows of after: each as far in the log of its own server.
+    // The log positions of the earlier rows, the truncate and the later rows, each on its own server.
     for [before, truncate, after] in [[9_000_000, 500, 600], [300, 10_000_000, 400]] {
         let (kafka, server) = (Kafka::own(&context, Kafka::options()).await?, TestServer::start()?);
         records::make_topic(kafka.broker(), &kafka.topic("items"), 3, &[]).await?;
@@ -93,7 +93,7 @@ async fn a_truncate_from_another_cluster_removes_what_was_written_before_it_and_
         let mut index = context.start_stage(&settings, "index", "a").await?;
         kafka.read("index", &mut [&mut index]).await?;
         becomes(&context, &server, 10).await?;
-        // While the worker reads along.
+        // The worker reads these while they are written.
         for id in 41..=50 {
             write(&kafka, "c", before, Some(id)).await?;
         }
@@ -108,7 +108,8 @@ async fn a_truncate_from_another_cluster_removes_what_was_written_before_it_and_
     Ok(())
 }
 
-/// A worker reads the truncate, and another one has not written the older rows of its partition: its provider is slow.
+/// One worker reads the truncate while another has not written the older rows of its partition, because its provider is
+/// slow.
 async fn a_truncate_waits_until_every_worker_has_written_what_is_older_and_a_crash_meanwhile_brings_nothing_back(
     context: TestContext,
 ) -> Result<()> {
@@ -127,7 +128,7 @@ async fn a_truncate_waits_until_every_worker_has_written_what_is_older_and_a_cra
     let [one, two] = &mut workers;
     both_work(one, two).await?;
 
-    // No record of what is held up is read by the one that reads the truncate.
+    // The worker that reads the truncate reads none of the records that are held up.
     provider.hold(Some("name"));
     for id in 1..=5 {
         write_into(&kafka, 1, "c", 100 + u64::from(id), Some(id)).await?;
@@ -220,7 +221,7 @@ async fn a_worker_that_was_away_for_longer_than_deletes_are_kept_does_not_go_on(
     kafka.read("index", &mut [&mut index]).await?;
     index.stop().await?;
 
-    // Two hours go by in which nothing is read: as the group remembers it.
+    // The group's stored time is set back, as if it had read nothing for two hours.
     let (offset, mark) = records::committed(kafka.broker(), &group, &topic).await?;
     let (about, at) = mark.split_once(' ').context("the group does not know when it was there")?;
     let before = at.parse::<u64>()? - 2 * 3_600_000;

@@ -34,7 +34,7 @@ const TABLE: &str = "
          '1969-07-20 20:17:40', '00:00', '00000000-0000-0000-0000-000000000000', '[1, 2.5, null, \"ü\"]', '3', '\\x', '{}',
          '{}', 1e300, -1.5, false, 32767, -1, '')";
 
-/// A table of the types that need no schema, if Debezium is told to write texts.
+/// A table with types that need no schema if Debezium is configured to write texts.
 const SIMPLE_TABLE: &str = "
     CREATE TABLE books (
         id bigint PRIMARY KEY, name text NOT NULL, description text, price numeric(10, 2), uid uuid, tags text[],
@@ -69,7 +69,7 @@ struct Following {
 impl Following {
     async fn start(context: &TestContext, options: &[&str]) -> Result<Self> {
         let (kafka, server) = (Kafka::shared(context).await?, TestServer::start()?);
-        // The broker makes no topic by itself, as many do not.
+        // This broker does not create topics automatically, and many others do not either.
         records::make_topic(kafka.broker(), &kafka.topic("books"), 3, &[]).await?;
         let url = context.url().replace("postgresql://", "postgres://");
         let bootstrap = kafka.broker().bootstrap();
@@ -91,12 +91,12 @@ impl Following {
         let debezium = Other::debezium(context.directory(), &[&fixed, options].concat())?;
         let sink = json!({ "qdrant": { "url": server.url() } });
         let settings = Settings::new([Collection::new("books", "public.books", "{{ name }}")]).with("sink", sink);
-        // Where values are read that Debezium leaves out.
+        // The worker reads values there that Debezium leaves out.
         let settings = kafka.carries(settings).with("source", json!({ "publication": "dbz_publication" }));
         Ok(Self { kafka, server, settings, debezium })
     }
 
-    /// Starts a worker when the snapshot is there.
+    /// Starts a worker once the snapshot is in the topic.
     async fn index(&mut self, context: &TestContext, rows: usize) -> Result<Walvec> {
         wait::until("Debezium has written its snapshot", async || {
             self.debezium.is_alive()?;
@@ -162,7 +162,7 @@ async fn without_schemas_some_settings_of_debezium_make_the_same_image(context: 
     Ok(())
 }
 
-/// Its changes have lower LSNs than the rows of the snapshot, and come after them.
+/// The transaction's changes have lower LSNs than the rows of the snapshot, but come after them.
 async fn a_transaction_that_spans_debeziums_snapshot_is_not_lost(context: TestContext) -> Result<()> {
     if !can_test("what Debezium writes") || !can_test_debezium() {
         return Ok(());
@@ -180,8 +180,8 @@ async fn a_transaction_that_spans_debeziums_snapshot_is_not_lost(context: TestCo
         })
         .await
     };
-    // PostgreSQL first waits for what runs when the slot is made, then for what runs then. What has begun in between is
-    // streamed whole.
+    // PostgreSQL first waits for the transactions that run when the slot is created, then for those that run at that
+    // moment. A transaction that began in between is streamed whole.
     let first = open().await?;
     let mut following = Following::start(&context, &["-P", "decimal.handling.mode=string"]).await?;
     slot_waits(1).await?;

@@ -20,7 +20,8 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
 }
 
-/// Kills the primary under load, promotes the standby, goes on under load, and says whether the tables were read again.
+/// Kills the primary under load, promotes the standby, goes on under load, and returns whether the tables were read
+/// again.
 async fn fail_over(mut context: TestContext, keeps_slots: bool) -> Result<bool> {
     let (kafka, server) = (Kafka::shared(&context).await?, TestServer::start()?);
     context.execute("CREATE TABLE items (id int PRIMARY KEY, name text, n int DEFAULT 0)").await?;

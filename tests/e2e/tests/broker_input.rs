@@ -25,7 +25,7 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
 }
 
-/// Refusals come sooner than a person gives up.
+/// The longest time until a stage refuses: shorter than a person would wait.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 fn items() -> Settings {
@@ -49,7 +49,7 @@ fn kafka(settings: Settings, bootstrap: &str, section: Value) -> Settings {
     settings.with("broker", json!({ "kafka": section }))
 }
 
-/// How a stage ends that cannot work: its last words, which came soon. What it has logged before counts as well.
+/// Starts a stage that cannot work, checks that it ends soon, and returns everything that it printed.
 async fn refused(context: &TestContext, settings: &Settings, stage: &str) -> Result<String> {
     context.configure(settings)?;
     let begin = Instant::now();
@@ -61,7 +61,7 @@ async fn refused(context: &TestContext, settings: &Settings, stage: &str) -> Res
     Ok(words)
 }
 
-/// The last line is the code; before it stand what is wrong and what helps.
+/// Checks that the last line has the code, and that the text before it contains the cause and the remedy.
 fn ends_with(words: &str, code: &str, parts: &[&str]) {
     assert_eq!(words.trim_end().lines().last(), Some(code), "{words}");
     assert!(parts.iter().all(|part| words.contains(part)), "{parts:?} in: {words}");
@@ -70,7 +70,7 @@ fn ends_with(words: &str, code: &str, parts: &[&str]) {
 
 async fn a_broker_that_nobody_reaches_is_named_within_seconds(context: TestContext) -> Result<()> {
     context.execute(TABLE).await?;
-    // Nobody listens on the first; the second answers nothing at all.
+    // No program listens on the first address; the second accepts connections and never answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
     for bootstrap in ["127.0.0.1:1".to_owned(), silent.local_addr()?.to_string()] {
         let settings = kafka(items(), &bootstrap, json!({}));
@@ -82,7 +82,7 @@ async fn a_broker_that_nobody_reaches_is_named_within_seconds(context: TestConte
     Ok(())
 }
 
-/// A broker with TLS and logins, and the settings of the user who may come in.
+/// Starts a broker with TLS and logins, and returns it with the settings of the user who may log in.
 async fn guarded(access_rights: bool) -> Result<(TestBroker, Value)> {
     let security = Security { tls: true, sasl: Some(Sasl::ScramSha256), ..Security::default() };
     let users = vec![User::new("walvec", "walvec-secret")];
@@ -175,7 +175,7 @@ async fn missing_rights_are_named_with_their_topic_or_group(context: TestContext
     let mut capture = context.start_stage(&settings, "capture", "a").await?;
     capture.caught_up(&context).await?;
 
-    // It may see the topic and not read it, and is no member of any group.
+    // The user may see the topic but not read it, and may not join any group.
     let words = refused(&context, &settings, "index").await?;
     ends_with(&words, "E_BROKER_RIGHTS", &["walvec-index"]);
     broker.allow("walvec", &Resource::Group("walvec-index".to_owned()), &[Read]).await?;
@@ -254,7 +254,7 @@ async fn records_that_cannot_be_read_are_parked_by_their_place_and_the_others_ar
         assert_eq!((&written["code"], &written["collection"]), (&json!(code), &json!("items")));
         assert!(written["reason"].as_str().is_some_and(|reason| reason.len() > 10), "{written}");
     }
-    // They are remembered, and not read again.
+    // The dead letters are stored, and the records are not read again.
     index.stop().await?;
     let mut index = context.start_stage(&settings, "index", "a").await?;
     index.wait_for("what was parked is known", has_parked(7)).await?;
@@ -271,7 +271,7 @@ async fn a_row_that_no_record_holds_is_parked_until_it_is_smaller(context: TestC
     context.execute(TABLE).await?;
     records::make_topic(kafka.broker(), &kafka.topic("items"), 3, &[("max.message.bytes", "20000")]).await?;
     let settings = kafka.carries(items_on(&server));
-    // One before the snapshot, one after it.
+    // One row is too large before the snapshot, another after it.
     let random = "(SELECT string_agg(md5(n::text), '') FROM generate_series(1, 1000) n)";
     context.execute(&format!("INSERT INTO items VALUES (50, 'large', {random})")).await?;
     let mut capture = context.start_stage(&settings, "capture", "a").await?;
@@ -295,7 +295,8 @@ async fn a_row_that_no_record_holds_is_parked_until_it_is_smaller(context: TestC
 
     let status = capture.wait_for("capture shows what it has parked", has_parked(3)).await?;
     assert_eq!(status.collections[0].latest_dead_letters.len(), 3);
-    // The record of this is small, because the large value is not sent; whoever read it would keep the former body.
+    // The record of this update is small, because the large value is not sent; a worker that applied it would keep the
+    // former body.
     context.execute("UPDATE items SET name = 'renamed' WHERE id = 3; UPDATE items SET id = 510 WHERE id = 51").await?;
     capture.caught_up(&context).await?;
     let letters = dead_letters(&kafka, &context).await?;
@@ -313,7 +314,7 @@ async fn a_row_that_no_record_holds_is_parked_until_it_is_smaller(context: TestC
     Ok(())
 }
 
-/// A worker knows of the first version that was too large when it reads the second one, and not of the third.
+/// When the worker reads the second version, it knows that the first was too large, but not that the third is.
 async fn a_worker_takes_back_no_row_that_capture_has_parked_once_more(context: TestContext) -> Result<()> {
     if !can_test("a record over the size limit") {
         return Ok(());
@@ -348,7 +349,7 @@ fn has_parked(letters: u64) -> impl Fn(&Status) -> bool {
     move |status| status.collections.first().is_some_and(|collection| collection.dead_letters == letters)
 }
 
-/// The letters that nobody has taken back, by key.
+/// Returns the dead letters that have not been taken back, by key.
 async fn dead_letters(kafka: &Kafka, context: &TestContext) -> Result<Vec<Value>> {
     let mut letters: Vec<(Option<Vec<u8>>, Value)> = Vec::new();
     for record in records::all(kafka.broker(), &format!("{}.dead-letters", context.slot())).await? {

@@ -1,5 +1,4 @@
-//! Rows that a program between capture and the workers takes out: it writes their keys with a null value, and knows nothing of walvec's
-//! headers.
+//! Rows that a program between capture and the workers removes: it writes their keys with a null value, and without walvec's headers.
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -20,7 +19,7 @@ fn items(kafka: &Kafka, server: &TestServer) -> Settings {
     kafka.carries(Settings::new([collection]).with("sink", json!({ "qdrant": { "url": server.url() } })))
 }
 
-/// Writes a null behind what the topic holds of a row, and deletes the row where capture does not see it: it has stopped.
+/// Writes a null after the row's records in the topic, and deletes the row while capture is stopped and does not see it.
 async fn take_out(context: &TestContext, kafka: &Kafka, number: u32) -> Result<()> {
     let id = format!("00000000-0000-4000-8000-00000000000{number}");
     let key = json!({ "id": id }).to_string();
@@ -58,14 +57,15 @@ async fn a_row_that_another_program_takes_out_is_gone_however_soon_the_worker_re
     capture.caught_up(&context).await?;
     capture.stop().await?;
 
-    // In one batch with the row.
+    // The null is in one batch with the row.
     take_out(&context, &kafka, 1).await?;
     let mut index = context.start_stage(&settings, "index", "a").await?;
     shows(&context, &kafka, &server, &mut index, 4).await?;
-    // Behind it.
+    // The null comes after the row was written.
     take_out(&context, &kafka, 2).await?;
     shows(&context, &kafka, &server, &mut index, 3).await?;
-    // As the first record that a worker reads, which has seen no row of the table whose key tells its type.
+    // The null is the first record that a worker reads: it has seen no row of the table that would show the type of its
+    // key.
     index.stop().await?;
     take_out(&context, &kafka, 3).await?;
     let mut index = context.start_stage(&settings, "index", "a").await?;

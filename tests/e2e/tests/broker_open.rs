@@ -41,7 +41,7 @@ fn books(server: &TestServer) -> Settings {
         .with("sink", json!({ "qdrant": { "url": server.url() } }))
 }
 
-/// Waits until the collection is the image that the table has after `preparation`, which is taken back.
+/// Waits until the collection is the image of the table after `preparation`, which is then rolled back.
 async fn becomes(context: &TestContext, expected: &Expected, server: &TestServer, preparation: &str) -> Result<usize> {
     let mut last = None;
     let same = wait::until("the collection is the table's image", async || {
@@ -77,7 +77,7 @@ async fn a_program_between_capture_and_index_may_filter_and_enrich(context: Test
     records::make_topic(kafka.broker(), &enriched, 3, &[]).await?;
     let mut program = Other::quix(context.directory(), "enrich.py", &[&kafka.group("enrich")], &variables)?;
     let mut index = context.start_stage(&settings, "index", "a").await?;
-    // What the program makes of a row.
+    // These statements change the rows as the program does.
     let decade = "ALTER TABLE books ADD COLUMN decade int; UPDATE books SET decade = year / 10 * 10";
     let expected = Expected { filter: Some("year > 1900"), ..Expected::of("books", name) };
     assert_eq!(becomes(&context, &expected, &server, decade).await?, 3);
@@ -92,7 +92,7 @@ async fn a_program_between_capture_and_index_may_filter_and_enrich(context: Test
         )
         .await?;
     assert_eq!(becomes(&context, &expected, &server, decade).await?, 3);
-    // The description is not sent: it is in the collection first, and then only in the table.
+    // The description is not sent. For the first update it is in the collection, for the second only in the table.
     context.execute("UPDATE books SET author = 'F. Herbert' WHERE name = 'Dune'").await?;
     assert_eq!(becomes(&context, &expected, &server, decade).await?, 3);
     context.execute("UPDATE books SET year = 1065 WHERE name = 'Dune'").await?;
@@ -107,7 +107,7 @@ async fn a_program_between_capture_and_index_may_filter_and_enrich(context: Test
     Ok(())
 }
 
-/// Keys, headers and partitions survive; a null value becomes the JSON text null, which is as good.
+/// Keys, headers and partitions survive; a null value becomes the JSON text null, which walvec treats as a tombstone.
 async fn a_program_that_passes_records_on_changes_nothing_about_them(context: TestContext) -> Result<()> {
     if !can_test("a program between capture and index") || !can_test_quix() {
         return Ok(());
@@ -151,7 +151,8 @@ async fn a_program_that_passes_records_on_changes_nothing_about_them(context: Te
     assert_eq!(essence(&copy), essence(&original));
     assert!(original.iter().any(|record| record.value.is_none()) && copy.iter().all(|record| record.value.is_some()));
 
-    // The mark at the end of a snapshot counts records of the first topic: nobody may wait for them in the second.
+    // The mark at the end of a snapshot counts records of the first topic: a worker must not wait for them in the
+    // second.
     let mut index = context.start_stage(&settings, "index", "a").await?;
     assert_eq!(becomes(&context, &Expected::of("books", name), &server, "").await?, 2);
     wait::until("the group has read everything", async || {
@@ -170,7 +171,7 @@ async fn a_program_that_passes_records_on_changes_nothing_about_them(context: Te
     Ok(())
 }
 
-/// The tutorial's names of topics and groups take a broker of one's own.
+/// Starts a broker for one test alone, because the tutorial's names of topics and groups are fixed.
 async fn tutorial() -> Result<Option<TestBroker>> {
     if !can_test("the tutorial's topics") || !can_test_quix() {
         return Ok(None);
@@ -199,7 +200,7 @@ fn ingesting_program(context: &TestContext, broker: &TestBroker) -> Result<Other
     Other::quix(context.directory(), "ingest.py", &[], &variables)
 }
 
-/// The rows as the tutorial's ingesting program stores them, by id.
+/// Returns the rows as the tutorial's ingesting program stores them, by id.
 async fn tutorial_rows(context: &TestContext) -> Result<BTreeMap<u64, Value>> {
     let query = "SELECT id::bigint, jsonb_build_object('name', name, 'description', description, 'author', author,
                      'year', coalesce(year::text, 'None'))::text FROM books";
@@ -207,11 +208,11 @@ async fn tutorial_rows(context: &TestContext) -> Result<BTreeMap<u64, Value>> {
     rows.iter().map(|row| Ok((u64::try_from(row.get::<_, i64>(0))?, serde_json::from_str(row.get(1))?))).collect()
 }
 
-/// What the ingesting program has stored, by id, and its vectors' lengths.
+/// Returns the points that the ingesting program has stored, by id, with the lengths of their vectors.
 fn ingested(program: &Other) -> Result<BTreeMap<u64, Value>> {
     let mut points = BTreeMap::new();
     for line in program.printed()?.lines() {
-        // The last one may be on its way.
+        // The last line may be incomplete.
         let Ok(point) = serde_json::from_str::<Value>(line) else { continue };
         assert_eq!(point["vector"].as_array().map(Vec::len), Some(64), "{point}");
         points.insert(point["id"].as_u64().context("an id")?, point["payload"].clone());
@@ -250,14 +251,14 @@ async fn the_tutorials_programs_work_on_what_capture_writes(context: TestContext
         .await?;
     assert_eq!(ingests(&context, &mut ingest).await?, 6);
 
-    // The ingesting program goes, and walvec takes its place, with the vectors that the other program makes.
+    // walvec replaces the ingesting program, and uses the vectors that the other program makes.
     ingest.stop().await?;
     let mut sink = context.start_stage(&reference(books(&server), &broker), "sink", "a").await?;
     context
         .execute("INSERT INTO books (name, description, author, year) VALUES ('Ulysses', 'A day', 'J. Joyce', 1922)")
         .await?;
     let mut rows = tutorial_rows(&context).await?;
-    // Offsets are the group's: what the other program has ingested is not read again.
+    // Both use the same group and its offsets, so records that the other program has ingested are not read again.
     rows.retain(|_, row| row["name"] == "Ulysses");
     wait::until("the sink has the new row", async || {
         sink.is_alive()?;
@@ -267,7 +268,7 @@ async fn the_tutorials_programs_work_on_what_capture_writes(context: TestContext
     embed.is_alive()
 }
 
-/// The payloads of a server's points, those fields of them.
+/// Returns these fields of the payloads of a server's points, by id.
 async fn payloads(server: &TestServer, fields: &[&str]) -> Result<BTreeMap<u64, Value>> {
     let collection = image::on_server("books", MODEL, &server.url())?;
     let Ok(points) = image::points(&collection).await else { return Ok(BTreeMap::new()) };
@@ -315,7 +316,7 @@ async fn index_takes_the_place_of_both_and_reads_what_the_tutorials_capture_wrot
     context.execute(BOOKS).await?;
     let server = TestServer::start()?;
     let settings = reference(books(&server), &broker);
-    // The tutorial's capture has written before: plain wal2json, no headers, rows that are there no more.
+    // The tutorial's capture has written before: plain wal2json without headers, with rows that no longer exist.
     records::make_topic(&broker, CHANGES, 1, &[]).await?;
     let row = |kind: &str, id: u64, name: &str| {
         let types = ["integer", "character varying(255)", "text", "character varying(255)", "integer"];
@@ -345,7 +346,7 @@ async fn index_takes_the_place_of_both_and_reads_what_the_tutorials_capture_wrot
     })
     .await?;
 
-    // walvec's capture writes the table again, and what it does not meet is gone.
+    // walvec's capture writes the table again, and points whose rows it does not find are removed.
     let mut capture = context.start_stage(&settings, "capture", "a").await?;
     capture.caught_up(&context).await?;
     let expected = Expected::of("books", name);

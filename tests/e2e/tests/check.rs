@@ -1,4 +1,4 @@
-//! What `walvec check` says is missing can be pasted, and what it says of `walvec run` is what that does.
+//! The statements that `walvec check` prints can be pasted, and `walvec run` does what `walvec check` predicts.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ async fn create(context: &TestContext) -> Result<()> {
         .await
 }
 
-/// What `walvec check` answers, and its exit code.
+/// Returns the answer of `walvec check`, and its exit code.
 async fn check(context: &TestContext, settings: &Settings) -> Result<(Value, i32)> {
     context.configure(settings)?;
     let output = context.walvec(&["check", "--json"]).await?;
@@ -70,7 +70,7 @@ async fn all_that_a_role_lacks_is_told_at_once_in_statements_that_succeed(contex
     context.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await
 }
 
-/// Else a filter that the replica identity does not hold would be published, and the application's updates would fail.
+/// Otherwise a filter outside the replica identity would be published, and the application's updates would fail.
 async fn a_role_that_cannot_see_what_a_filter_uses_is_told_the_grant_before_anything_is_published(
     context: TestContext,
 ) -> Result<()> {
@@ -135,14 +135,14 @@ async fn check_says_whether_run_will_read_the_tables_and_why(context: TestContex
     walvec.stop().await
 }
 
-/// The details of everything that the check calls an error.
+/// Returns the details of everything that the check reports as an error.
 fn errors(answer: &Value) -> String {
     let checks = answer["checks"].as_array().cloned().unwrap_or_default();
     let errors = checks.iter().filter(|check| check["result"] == "error");
     errors.map(|check| check["detail"].to_string()).collect::<Vec<_>>().join("\n")
 }
 
-/// What `walvec run` says before it ends with this exit code.
+/// Returns what `walvec run` prints before it ends with this exit code.
 async fn refused(context: &TestContext, exit: i32) -> Result<String> {
     let output = context.walvec(&["run"]).await?;
     let told = String::from_utf8(output.stderr)?;
@@ -225,7 +225,7 @@ async fn a_column_that_the_owner_hides_is_nowhere(context: TestContext) -> Resul
     context.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await
 }
 
-/// The files under a directory that contain `bytes`.
+/// Returns the files under a directory that contain `bytes`.
 fn files_with(directory: &Path, bytes: &[u8]) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory)? {
@@ -294,7 +294,7 @@ async fn check_says_that_a_reindex_is_needed_while_walvec_runs_and_when_it_does_
         assert!(told.contains("about {{ name }}") && told.contains("was built with text"), "{told}");
         let shown = String::from_utf8(context.walvec(&["check"]).await?.stdout)?;
         assert!(shown.contains("Needs `walvec reindex`") && !shown.contains("Ready"), "{shown}");
-        // Once more without it.
+        // Check again while walvec does not run.
         if let Some(walvec) = running.take() {
             walvec.stop().await?;
         }

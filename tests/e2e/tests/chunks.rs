@@ -1,4 +1,4 @@
-//! Long texts in chunks: all of a row's chunks follow it, whatever happens in between.
+//! Long texts in chunks: all of a row's chunks follow it, also through crashes and restarts.
 
 use anyhow::{Context as _, Result};
 use rand::rngs::StdRng;
@@ -36,10 +36,10 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
 }
 
-/// Words of a chunk.
+/// The number of words in a chunk.
 const WORDS: usize = 8;
 
-/// The first words of an endless text that every row has to itself.
+/// A table, and a function `words` that returns the first words of an endless text that differs for each row.
 const SCHEMA: &str = "CREATE TABLE items (id int PRIMARY KEY, body text, note text);
     CREATE FUNCTION words(of int, number int) RETURNS text LANGUAGE sql IMMUTABLE AS
         $$ SELECT coalesce(string_agg('w' || of || 'x' || i, ' ' ORDER BY i), '') FROM generate_series(1, number) i $$";
@@ -70,7 +70,7 @@ async fn rows_of_more_chunks_than_a_server_takes_at_once_arrive_whole(context: T
     let mut walvec = followed(&context, &items_on(&server)).await?;
     let limits = RateLimits { writes: Some(80), reads: Some(150), per: Duration::from_secs(1) };
     server.limit_rates("items", limits)?;
-    // About 100 chunks each, of which 40 go again.
+    // About 100 chunks each, of which 40 are removed again.
     context.execute("UPDATE items SET body = words(id, 800) WHERE id <= 2").await?;
     walvec.caught_up(&context).await?;
     context.execute("UPDATE items SET body = words(id, 480) WHERE id <= 2").await?;
@@ -81,7 +81,7 @@ async fn rows_of_more_chunks_than_a_server_takes_at_once_arrive_whole(context: T
     Ok(())
 }
 
-/// Texts of 0 to 70 words, and one change of every sort.
+/// Writes texts of 0 to 70 words, and makes one change of every sort.
 async fn change_everything(context: &TestContext) -> Result<()> {
     context
         .execute(
@@ -160,7 +160,7 @@ async fn a_text_of_ten_megabytes_without_a_sentence_is_cut_while_walvec_answers_
     };
     tokio::time::timeout(wait::LIMIT, alive).await.context("the text was not cut")??;
     walvec.caught_up(&context).await?;
-    // It is stopped in the middle of the next one, and begins that again.
+    // walvec is stopped in the middle of the next row, and begins that row again.
     context.execute(&insert(2000)).await?;
     walvec.stop().await?;
     let walvec = followed(&context, &settings).await?;
@@ -169,7 +169,7 @@ async fn a_text_of_ten_megabytes_without_a_sentence_is_cut_while_walvec_answers_
     walvec.stop().await
 }
 
-/// Rows between 1 and 9 chunks, deleted and made again, while walvec is killed at random moments.
+/// Changes rows of 1 to 9 chunks, deletes them and inserts them again, while walvec is killed at random moments.
 async fn kill_while_rows_shrink_and_grow(context: &TestContext, settings: &Settings, seed: u64) -> Result<Walvec> {
     let mut random = StdRng::seed_from_u64(seed);
     create(context, 70).await?;
@@ -221,7 +221,7 @@ async fn a_crash_between_any_two_writes_of_a_row_leaves_no_chunk_behind(context:
     let mut walvec = followed(&context, &items_on(&server)).await?;
     let refused = || Fault::Status(Code::Unavailable, "not now".to_owned());
     for (before, change) in [(0, 40), (16, 40), (40, 16)] {
-        // The last one changes the row again before walvec has seen what became of the first change.
+        // The last statement changes the row again before walvec has seen the result of the first change.
         for last in ["DELETE FROM items", "UPDATE items SET body = words(7, 20)"] {
             for allowed in 0..3 {
                 context.execute("DELETE FROM items").await?;

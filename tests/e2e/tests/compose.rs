@@ -1,4 +1,4 @@
-//! What compose.yaml sets up.
+//! The database role that compose.yaml sets up.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
@@ -14,7 +14,7 @@ async fn the_role_of_compose_is_enough_for_every_command_and_can_change_nothing(
     let books = "CREATE TABLE books (id int PRIMARY KEY, name text, author text, year int, description text);
         INSERT INTO books VALUES (1, 'Dune', 'Frank Herbert', 1965, 'worms'), (2, 'Emma', 'Jane Austen', 1815, 'matches')";
     context.execute(books).await?;
-    // What psql does, on a server that other tests use too.
+    // This does what psql would do, on a server that other tests use too.
     let role = format!("compose_{}", context.slot());
     let statements: String =
         ROLE.lines().filter(|line| !line.starts_with('\\')).map(|line| format!("{line}\n")).collect();

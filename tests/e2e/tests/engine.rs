@@ -1,4 +1,4 @@
-//! The engine inside the program: its index is built beside everything else.
+//! The engine inside the program: it builds its index concurrently with everything else.
 
 use std::path::PathBuf;
 
@@ -11,13 +11,13 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![test!(a_stop_does_not_wait_for_an_index_that_is_being_built_and_loses_nothing).once()]
 }
 
-/// Added by each attempt: more than the engine leaves without an index.
+/// The number of rows that each attempt adds: more than the engine leaves without an index.
 const ROWS: u64 = 30_000;
 
-/// An index may be complete before the stop comes to it, on a machine that has other work.
+/// The number of attempts. On a busy machine an index may be complete before the stop takes effect.
 const ATTEMPTS: u64 = 5;
 
-/// The file that is there while an index is being built.
+/// Returns the path of the file that exists while an index is being built, if it exists.
 fn mark(context: &TestContext) -> Result<Option<PathBuf>> {
     let collections = context.data_directory().join("collections");
     if !collections.exists() {
@@ -47,7 +47,7 @@ async fn a_stop_does_not_wait_for_an_index_that_is_being_built_and_loses_nothing
 
     let mut walvec = context.start(&settings).await?;
     walvec.caught_up(&context).await?;
-    // How soon the rest has an index depends on what else the machine does; how much of it has one is known.
+    // How soon the other points are indexed depends on the load of the machine; how many are indexed is known.
     let is_told = |collection: &CollectionStatus| collection.points.is_some() && collection.points_indexed.is_some();
     walvec.wait_for("what has an index is told", |status| status.collections.iter().all(is_told)).await?;
     walvec.stop().await?;
@@ -56,7 +56,7 @@ async fn a_stop_does_not_wait_for_an_index_that_is_being_built_and_loses_nothing
     Ok(())
 }
 
-/// Adds rows, changes some, and stops in the middle of the index build. Says whether it was cut short.
+/// Adds rows, changes some, and stops in the middle of the index build. Returns whether the build was cut short.
 async fn is_cut_short(context: &TestContext, settings: &Settings, attempt: u64) -> Result<bool> {
     let (first, last) = ((attempt - 1) * ROWS + 1, attempt * ROWS);
     context

@@ -1,4 +1,4 @@
-//! A primary dies under load, its standby is promoted, and walvec goes on without anything being typed.
+//! A primary dies under load, its standby is promoted, and walvec goes on without a command.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,10 +37,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) const ROWS: u64 = 500;
 
-/// Changes a random row, and leaves its text alone.
+/// A statement that changes a random row, but not its text.
 const UPDATES: &str = "UPDATE items SET n = n + 1 WHERE id = 1 + (random() * 499)::int";
 
-/// Rows come and go too.
+/// Statements that change, insert and delete random rows.
 pub(crate) const ALL: &str = "UPDATE items SET n = n + 1 WHERE id = 1 + (random() * 499)::int;
     INSERT INTO items VALUES (1000 + (random() * 50)::int, 'passing') ON CONFLICT (id) DO NOTHING;
     DELETE FROM items WHERE id = 1000 + (random() * 50)::int";
@@ -61,7 +61,7 @@ fn on_both(context: &TestContext, standby: &Cluster, collection: Collection) -> 
     Settings::new([collection]).with("source", json!({ "url": url }))
 }
 
-/// A standby that follows the test's cluster.
+/// Starts a standby that follows the test's cluster.
 pub(crate) async fn standby_of(context: &mut TestContext, keeps_slots: bool) -> Result<Cluster> {
     let url = context.url();
     let mut settings = vec![("primary_conninfo", url.as_str()), ("hot_standby_feedback", "on")];
@@ -80,7 +80,7 @@ pub(crate) async fn standby_of(context: &mut TestContext, keeps_slots: bool) -> 
     Ok(standby)
 }
 
-/// Runs `change` again and again, until it is told to stop or the server dies.
+/// Runs `change` again and again, until the flag is set or the server dies.
 pub(crate) fn load(client: Client, change: &'static str) -> (JoinHandle<()>, Arc<AtomicBool>) {
     let stop = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&stop);
@@ -91,7 +91,7 @@ pub(crate) fn load(client: Client, change: &'static str) -> (JoinHandle<()>, Arc
 pub(crate) async fn has_slot(standby: &Cluster, context: &TestContext) -> Result<()> {
     let client = standby.connect(context.database()).await?;
     wait::until("the standby has the slot", async || {
-        // As its worker does now and then, as long as the slot is not ready to be kept.
+        // The standby's own worker does this now and then until the slot is ready to be kept.
         let _ = client.batch_execute("SELECT pg_sync_replication_slots()").await;
         let query = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = $1 AND synced AND NOT temporary";
         let count: i64 = client.query_one(query, &[&context.slot()]).await?.get(0);
@@ -127,7 +127,7 @@ async fn fail_over(mut context: TestContext, keeps_slots: bool, change: &'static
     context.execute("INSERT INTO items VALUES (5000, 'after the promotion')").await?;
     walvec.caught_up(&context).await?;
     let taken = promoted.elapsed();
-    // A machine that does nothing else is needed to promise a time.
+    // Only on an otherwise idle machine can the test expect a time.
     ensure!(!is_full() || taken < PATIENCE, "it took {taken:?}");
 
     let (writer, stop) = load(standby.connect(context.database()).await?, change);
@@ -166,7 +166,7 @@ async fn a_slot_that_survives_a_failover_leaves_no_gap(context: TestContext) -> 
     Ok(())
 }
 
-/// Lets a standby receive nothing any more.
+/// Cuts a standby off, so that it receives nothing more.
 pub(crate) async fn cut_off(standby: &Cluster, database: &str) -> Result<()> {
     let client = standby.connect(database).await?;
     client.batch_execute("ALTER SYSTEM SET primary_conninfo = ''").await?;
@@ -224,7 +224,8 @@ async fn what_only_the_former_primary_had_leaves_no_trace_though_walvec_was_kill
     fail_over_with_loss(context, true).await
 }
 
-/// The stream waits for the standby, and what is looked up for a row does not: it may be of a change that is held back.
+/// The stream waits for the standby, but a value that is read for a row does not: it may belong to a change that is
+/// held back.
 async fn a_value_of_a_change_that_the_standby_never_had_leaves_no_trace(mut context: TestContext) -> Result<()> {
     context
         .execute("CREATE TABLE authors (id int PRIMARY KEY, name text); INSERT INTO authors VALUES (1, 'former')")
@@ -261,7 +262,7 @@ async fn a_value_of_a_change_that_the_standby_never_had_leaves_no_trace(mut cont
     Ok(standby.close().await?)
 }
 
-/// One address for whoever is the primary, as services give it, leads to a standby for a while.
+/// The single address that a managed service gives for the primary leads to a standby for a while.
 async fn a_server_that_is_a_standby_for_a_moment_is_waited_for(mut context: TestContext) -> Result<()> {
     context.execute("CREATE TABLE items (id int PRIMARY KEY, name text, n int DEFAULT 0)").await?;
     context.execute("INSERT INTO items SELECT g, 'name ' || g FROM generate_series(1, 20) g").await?;

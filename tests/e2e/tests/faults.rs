@@ -44,7 +44,7 @@ fn image_of_items() -> Expected {
     Expected::of("items", |row| row["name"].as_str().unwrap_or_default().to_owned())
 }
 
-/// Random statements on `items`: every operation, and transactions that are given up.
+/// Returns a random statement on `items`: any operation, or a transaction that is rolled back.
 fn statement(random: &mut StdRng) -> String {
     let id = random.random_range(1..400);
     let other = random.random_range(1..400);
@@ -73,13 +73,14 @@ fn statement(random: &mut StdRng) -> String {
     }
 }
 
-/// Somebody who writes random statements.
+/// A session that runs random statements.
 pub(crate) struct Writer {
     task: JoinHandle<Result<()>>,
     stop: Arc<AtomicBool>,
 }
 
-/// Writes `statements` random statements, or fewer if stopped. Bounded, so that a slow machine can catch up.
+/// Starts a session that runs `statements` random statements, or fewer if it is stopped. The number is bounded so that
+/// walvec can catch up on a slow machine.
 pub(crate) fn writer(client: Client, seed: u64, statements: usize) -> Writer {
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
@@ -97,8 +98,8 @@ pub(crate) fn writer(client: Client, seed: u64, statements: usize) -> Writer {
     Writer { task, stop }
 }
 
-/// Ends a writer after its present statement, not in the middle: the server would go on with it, and commit whenever it is
-/// done. A statement that failed is an error of the test.
+/// Ends a writer after its present statement. In the middle of a statement, the server would go on with it and commit
+/// later. A statement that failed is an error of the test.
 pub(crate) async fn stop_writing(writer: Writer) -> Result<()> {
     writer.stop.store(true, Ordering::Relaxed);
     writer.task.await?
@@ -136,7 +137,8 @@ async fn kills_at_random_moments_lose_nothing(context: TestContext) -> Result<()
     Ok(())
 }
 
-/// Whether the program has failpoints, which `what` needs; says so where it has none, and fails where everything has to be tried.
+/// Returns whether the program has failpoints, which `what` needs. If not, it prints a notice, and fails where every test has to
+/// run.
 #[allow(clippy::print_stderr)]
 pub(crate) async fn has_failpoints(context: &TestContext, what: &str) -> Result<bool> {
     let version = context.walvec(&["--version"]).await?;
@@ -181,11 +183,12 @@ async fn a_crash_at_any_step_that_makes_something_durable_loses_nothing_on_a_ser
     Ok(())
 }
 
-/// Between two statements: what comes in while walvec crashes again and again has to be caught up with in the end.
+/// The pause between two statements: walvec has to catch up in the end with all changes made while it crashes again and
+/// again.
 const PACE: Duration = Duration::from_millis(5);
 
-/// Crashes walvec at each step, in the snapshot and in the stream, while the table changes, and ends with one that has caught up
-/// and was stopped. Returns the seed.
+/// Crashes walvec at each step, in the snapshot and in the stream, while the table changes. Then lets it catch up, stops it, and
+/// returns the seed.
 async fn crashed_everywhere(context: &TestContext, settings: &Settings, stream_steps: &[&str]) -> Result<u64> {
     let seed = new_seed();
     let mut random = StdRng::seed_from_u64(seed);
@@ -217,14 +220,14 @@ async fn a_replay_that_is_cut_short_is_repeated(context: TestContext) -> Result<
     walvec.caught_up(&context).await?;
     walvec.stop().await?;
     for round in 0..repeats(30) {
-        // A backlog in which keys are taken, changed and given up. A new one each time: a fast machine may have written all
-        // of the last one before it was asked to stop.
+        // A backlog in which keys are inserted, changed and deleted. Each round gets a new one, because a fast machine may
+        // have written all of the last one before the stop.
         writer(context.connect().await?, seed.wrapping_add(round), 400).task.await??;
         let mut walvec = context.start(&items()).await?;
         let begun = |status: &walvec_pipeline::Status| status.collections[0].embeddings_computed > 20;
         walvec.wait_for("a part of the backlog is written", begun).await?;
         walvec.kill().await?;
-        // What was written after the last checkpoint comes again, and its end is not waited for.
+        // Changes after the last checkpoint are repeated, and the test does not wait for the end of that replay.
         let mut walvec = context.start(&items()).await?;
         walvec.wait_for("the stream is followed", |status| status.phase == Phase::Streaming).await?;
         walvec.stop().await?;
@@ -244,7 +247,7 @@ async fn rows_that_change_during_the_snapshot_end_as_they_are(context: TestConte
     let mut walvec = context.start(&items()).await?;
     walvec.wait_for("the stream is followed", |status| status.phase == Phase::Streaming).await?;
     for writer in writing {
-        // Two writers may deadlock with each other; PostgreSQL ends one of them, which is no concern of walvec.
+        // Two writers may deadlock with each other. PostgreSQL then ends one of them, which does not affect walvec.
         let _ = stop_writing(writer).await;
     }
     walvec.caught_up(&context).await?;
@@ -341,7 +344,7 @@ async fn nothing_is_confirmed_that_is_not_durable(context: TestContext) -> Resul
     let confirmed = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1";
     for _ in 0..50 {
         let slot: String = context.sql.query_one(confirmed, &[&context.slot()]).await?.get(0);
-        // Asked after the slot: what walvec has made durable only grows.
+        // The status is read after the slot, because walvec's durable position only grows.
         let applied = walvec.status().await?.applied_lsn;
         let slot: walvec_model::Lsn = slot.parse()?;
         assert!(slot <= applied, "the slot was told {slot}, but only {applied} is durable");

@@ -1,5 +1,5 @@
-//! Disks that are full: that of PostgreSQL, and that of the data directory when walvec starts. That they fill up while walvec writes is
-//! tried in [`faults`](crate::faults).
+//! Full disks: that of PostgreSQL, and that of the data directory when walvec starts. [`faults`](crate::faults) tests disks that fill
+//! up while walvec writes.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -11,7 +11,7 @@ use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, imag
 use walvec_throwaway::Volume;
 
 pub(crate) fn tests() -> Vec<Test> {
-    // Little is decoded in memory, and WAL takes little of the volume.
+    // The server decodes little in memory, and WAL takes little of the volume.
     const SMALL: &[(&str, &str)] = &[
         ("logical_decoding_work_mem", "64kB"),
         ("min_wal_size", "32MB"),
@@ -99,7 +99,7 @@ async fn a_server_whose_disk_is_full_is_named_and_nothing_is_lost_when_there_is_
     context.execute(TABLE).await?;
     let mut walvec = context.start(&items()).await?;
     walvec.caught_up(&context).await?;
-    // What is decoded anew takes room on the server's disk, where there is none by then.
+    // Decoding the changes again takes room on the server's disk, which is full by then.
     walvec.signal(Signal::STOP)?;
     context
         .execute("INSERT INTO items SELECT g, 'late ' || g, repeat('x', 500) FROM generate_series(101, 20000) g")
@@ -132,12 +132,12 @@ async fn a_server_that_breaks_down_because_its_log_has_no_room_is_waited_for(mut
     let mut walvec = context.start(&items()).await?;
     walvec.caught_up(&context).await?;
     let ballast = volume.fill()?;
-    // Until the log needs another segment.
+    // These messages fill the log until it needs another segment.
     let message = "SELECT pg_logical_emit_message(false, 'filler', repeat('x', 1000000))";
     while context.sql.execute(message, &[]).await.is_ok() {}
     walvec.wait_for("the server is missed", |status| status.problem.is_some()).await?;
     std::fs::remove_file(ballast)?;
-    // Its recovery needs room too, so that it may have ended altogether.
+    // The server's recovery needs room too, so the server may have ended altogether.
     context.cluster().kill().await.ok();
     context.cluster().start_again().await?;
     context.reconnect().await?;
@@ -167,7 +167,7 @@ async fn a_start_on_a_full_disk_says_so_and_works_when_there_is_room_again(conte
     Ok(())
 }
 
-/// Starts walvec while its disk is full.
+/// Starts walvec while its disk is full, and checks that it refuses.
 async fn is_refused(context: &TestContext, volume: &Volume) -> Result<()> {
     let ballast = volume.fill()?;
     let output = context.walvec(&["run"]).await?;
@@ -177,7 +177,7 @@ async fn is_refused(context: &TestContext, volume: &Volume) -> Result<()> {
     Ok(std::fs::remove_file(ballast)?)
 }
 
-/// The data directory as the configuration names it.
+/// Returns the data directory as the configuration names it.
 fn context_path(context: &TestContext) -> String {
     Path::new(&context.data_directory()).file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

@@ -1,4 +1,4 @@
-//! Changes that can no longer be had are made up for by reading the tables again: visibly, and paying only for changed texts.
+//! Lost changes are made up for by reading the tables again: visibly, and embedding only changed texts.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -44,13 +44,13 @@ fn image_of_items() -> Expected {
 const TABLE: &str = "CREATE TABLE items (id int PRIMARY KEY, name text);
     INSERT INTO items SELECT g, 'name ' || g FROM generate_series(1, 20) g";
 
-/// What the stream does not bring any more: one new text, one changed text, one row less.
+/// Changes that the stream no longer brings: one new text, one changed text, one row less.
 const UNSEEN: &str = "INSERT INTO items VALUES (21, 'unseen'); UPDATE items SET name = 'changed' WHERE id = 1;
     DELETE FROM items WHERE id = 2";
 
 const DROP_SLOT: &str = "SELECT pg_drop_replication_slot($1)";
 
-/// A walvec that has come to the end of the stream.
+/// Starts walvec and waits until it has reached the end of the stream.
 async fn running(context: &TestContext) -> Result<Walvec> {
     context.execute(TABLE).await?;
     let mut walvec = context.start(&items()).await?;
@@ -62,7 +62,7 @@ async fn stopped(context: &TestContext) -> Result<()> {
     running(context).await?.stop().await
 }
 
-/// The code of the gap that was closed by the present generation.
+/// Returns the code of the gap that the present generation closed.
 fn gap(status: &Status) -> Option<&str> {
     status.resync.as_ref().map(|resync| resync.code.as_str())
 }
@@ -74,7 +74,7 @@ async fn start_again(context: &TestContext, code: &str) -> Result<(Walvec, Statu
     Ok((walvec, status))
 }
 
-/// Stops it and compares everything.
+/// Stops walvec and compares the collection with its table.
 async fn ends_as_the_table(context: &TestContext, walvec: Walvec) -> Result<()> {
     walvec.stop().await?;
     let count: i64 = context.sql.query_one("SELECT count(*) FROM items", &[]).await?.get(0);
@@ -109,7 +109,8 @@ async fn a_slot_that_is_dropped_while_walvec_runs_is_made_up_for(context: TestCo
     ends_as_the_table(&context, walvec).await
 }
 
-/// A slot that is read cannot be dropped: its reader goes first, and comes back at once.
+/// Drops a slot that is in use. PostgreSQL refuses that while a session reads the slot, so the session is ended first;
+/// walvec reconnects at once.
 async fn drop_busy_slot(context: &TestContext) -> Result<()> {
     let drop = "SELECT pg_terminate_backend(active_pid), pg_drop_replication_slot(slot_name)
                 FROM pg_replication_slots WHERE slot_name = $1";
@@ -122,7 +123,7 @@ async fn drop_busy_slot(context: &TestContext) -> Result<()> {
     Ok(())
 }
 
-/// While it was stopped, and while it runs: capture has its state, and its stream has a gap.
+/// The slot is lost while capture is stopped, and again while it runs: capture has its state, but its stream has a gap.
 async fn a_slot_that_capture_lost_is_made_up_for_by_the_workers(context: TestContext) -> Result<()> {
     if !can_test("a lost slot behind a broker") {
         return Ok(());
@@ -238,7 +239,7 @@ async fn a_publication_that_is_made_anew_under_load_leaves_no_gap(context: TestC
     let mut walvec = context.start(&items()).await?;
     walvec.caught_up(&context).await?;
     let writing = writer(context.connect().await?, seed, 20_000);
-    // At once, and so that there is none for a while.
+    // The publication is created again at once, or it is missing for a while.
     for (round, anew) in
         ["DROP PUBLICATION walvec; CREATE PUBLICATION walvec FOR TABLE items", "DROP PUBLICATION walvec"]
             .into_iter()
@@ -271,18 +272,18 @@ async fn more_than_half_of_a_collection_is_removed_only_if_a_person_says_so(cont
     let waits = |status: &Status| status.problem.clone().filter(|problem| problem.message.contains("11 of 20 points"));
     let remedy = waits(&status).context("no problem")?.remedy.unwrap_or_default();
     ensure!(remedy.contains("walvec resync --force"), "{remedy}");
-    // The stream goes on, and so it does after a restart.
+    // The stream goes on, also after a restart.
     context.execute("INSERT INTO items SELECT g, 'more' FROM generate_series(30, 49) g").await?;
     walvec.caught_up(&context).await?;
     walvec.wait_for("they are counted", |status| status.collections[0].points == Some(40)).await?;
     walvec.stop().await?;
     let mut walvec = context.start(&items()).await?;
     walvec.caught_up(&context).await?;
-    // So they do although they are no longer most of it.
+    // The points still wait, although they are no longer most of the collection.
     let waiting =
         |status: &Status| status.problem.as_ref().is_some_and(|problem| problem.message.contains("11 of 40 points"));
     walvec.wait_for("they wait", waiting).await?;
-    // Nor are they removed because all tables are read again, or this one alone.
+    // Reading all tables again, or only this one, does not remove the points either.
     let generation = walvec.status().await?.generation;
     context.execute("ALTER TABLE items ADD COLUMN n int").await?;
     let is_read = |status: &Status| status.generation > generation && status.phase == Phase::Streaming;
@@ -342,7 +343,7 @@ async fn a_server_that_was_put_back_to_an_older_state_is_noticed(mut context: Te
     let position = context.wal_position().await?;
     walvec.stop().await?;
 
-    // The copy goes on from before, past the position that walvec has come to.
+    // The copy goes on from an earlier state, and writes past the position that walvec has reached.
     context.turn_to(&copy).await?;
     context.execute("INSERT INTO items VALUES (31, 'another history')").await?;
     wait::until("the copy has come as far", async || {

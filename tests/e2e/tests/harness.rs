@@ -1,4 +1,4 @@
-//! Whether these tests can fail: the comparison finds every sort of difference.
+//! Checks that these tests can fail: the comparison finds every sort of difference.
 
 use anyhow::Result;
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, test};
@@ -21,7 +21,7 @@ async fn the_comparison_finds_every_sort_of_difference(context: TestContext) -> 
     let expected = Expected::of("t", |row| row["name"].as_str().unwrap_or_default().to_owned());
     assert_eq!(image::compare(&context, &expected).await?, 3);
 
-    // Nobody follows the table any more: every change is a difference.
+    // walvec no longer follows the table, so every change is a difference.
     let changes = [
         ("INSERT INTO t VALUES (4, 'four', 4)", "1 missing"),
         ("DELETE FROM t WHERE id = 1", "1 extra"),
@@ -82,7 +82,7 @@ async fn the_comparison_knows_every_type_and_sort_of_key(context: TestContext) -
 async fn a_program_that_ends_shows_its_last_words(context: TestContext) -> Result<()> {
     let settings = Settings::new([Collection::new("t", "public.missing", "{{ name }}")]);
     let error = match context.start(&settings).await {
-        // The API may have answered before the table was looked for.
+        // The API may have answered before walvec checked the table.
         Ok(mut walvec) => walvec.caught_up(&context).await.map(drop).unwrap_err(),
         Err(error) => error,
     };

@@ -1,4 +1,4 @@
-//! Searches by words, by meaning and by both: the sparse vectors follow the rows as the dense ones do.
+//! Searches by keyword, by meaning and by both: the sparse vectors follow the rows as the dense ones do.
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -45,7 +45,7 @@ fn image_of_items() -> Expected {
     Expected { hybrid: true, ..Expected::of("items", name) }
 }
 
-/// Names with words of their own, and some that consist of words that say nothing.
+/// Creates rows whose names have distinct words, and some whose names consist of words that are left out.
 async fn create(context: &TestContext, rows: u32) -> Result<()> {
     let name = "CASE g % 10 WHEN 0 THEN 'the and of' ELSE 'item' || g || ' of the martians, whale' || g % 7 END";
     let rows = format!("INSERT INTO items SELECT g, {name}, 'note' FROM generate_series(1, {rows}) g");
@@ -118,7 +118,7 @@ async fn words_follow_every_change_through_a_kill(context: TestContext) -> Resul
     Ok(())
 }
 
-/// The ids that a search finds.
+/// Returns the ids that a search finds.
 async fn found(walvec: &Walvec, query: &[(&str, &str)]) -> Result<Vec<u64>> {
     let answer: Value = walvec.get("/api/v1/search", query).await?.error_for_status()?.json().await?;
     let hits = answer["hits"].as_array().context("an answer without hits")?;
@@ -200,7 +200,7 @@ async fn verify_finds_sparse_vectors_of_other_words_and_has_them_mended(context:
     Ok(())
 }
 
-/// Somebody else who writes to the collection.
+/// Returns the collection as another program opens it, to write to it.
 fn intruder(server: &TestServer) -> Result<Remote> {
     let spec = walvec_sink::CollectionSpec {
         name: "items".to_owned(),
@@ -258,7 +258,7 @@ async fn sparse_vectors_travel_through_the_topic_of_vectors(context: TestContext
     create(&context, 100).await?;
     let mut capture = captured(&context, &settings).await?;
     let mut embed = context.start_stage(&settings, "embed", "1").await?;
-    // It makes the topic that the sink reads.
+    // The stage `embed` creates the topic that the sink reads.
     kafka.read("embed", &mut [&mut embed]).await?;
     let mut sink = context.start_stage(&settings, "sink", "1").await?;
     change_everything(&context).await?;

@@ -1,4 +1,4 @@
-//! A configuration for a database that is there.
+//! `walvec init` writes a configuration for an existing database.
 
 use anyhow::Result;
 use serde_json::Value;
@@ -52,7 +52,8 @@ async fn a_table_gets_a_configuration_that_works(context: TestContext) -> Result
     }
     assert!(!written.contains(&url), "the file holds the connection, and perhaps its password");
 
-    // As it is, but for the model, which tests do not have, and for the names of this test's own.
+    // The file is used as it is, except for the model, which tests do not have, and the names, which are this test's
+    // own.
     let own = format!("url: '{url}'\n  slot: {0}\n  publication: {0}", context.slot());
     std::fs::write(&file, written.replace("url: ${DATABASE_URL}", &own).replace("BAAI/bge-small-en-v1.5", MODEL))?;
     let output = context.walvec(&["check", "-c", "proposed.yaml", "--json"]).await?;

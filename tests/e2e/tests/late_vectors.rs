@@ -1,4 +1,4 @@
-//! Vectors that are late: other rows go on meanwhile, and nothing is lost when that is cut short.
+//! Late vectors: other rows go on meanwhile, and nothing is lost if walvec ends before the vectors arrive.
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -21,7 +21,7 @@ pub(crate) fn tests() -> Vec<Test> {
 const TABLE: &str = "CREATE TABLE items (id int PRIMARY KEY, name text);
     INSERT INTO items SELECT g, 'name ' || g FROM generate_series(1, 200) g";
 
-/// As many texts as a few requests have, so that there is something to do beside the one that is held up.
+/// Inserts as many texts as a few requests hold, so that there is other work while one request is held up.
 const MORE: &str = "INSERT INTO items SELECT g, 'quick ' || g FROM generate_series(2001, 2100) g";
 
 fn items(provider: &TestProvider) -> Settings {
@@ -33,7 +33,8 @@ fn image_of_items() -> Expected {
     Expected::of("items", |row| row["name"].as_str().unwrap_or_default().to_owned())
 }
 
-/// A program that has caught up, and its provider, which holds late texts up from now on.
+/// Starts walvec and a provider, waits until walvec has caught up, and lets the provider hold up late texts from then
+/// on.
 async fn running(context: &TestContext) -> Result<(TestProvider, Walvec)> {
     let provider = TestProvider::start().await?;
     context.execute(TABLE).await?;
@@ -43,7 +44,7 @@ async fn running(context: &TestContext) -> Result<(TestProvider, Walvec)> {
     Ok((provider, walvec))
 }
 
-/// Waits until so many requests are held up.
+/// Waits until this many requests are held up.
 async fn are_held(provider: &TestProvider, requests: usize) -> Result<()> {
     wait::until("the late vectors were asked for", async || Ok((provider.holds() >= requests).then_some(()))).await
 }
@@ -67,7 +68,8 @@ async fn all_but_the_late_one(walvec: &mut Walvec) -> Result<Status> {
     Ok(status)
 }
 
-/// Nothing but the late text was asked for since there were `before` requests, and what shows that a provider is well.
+/// Checks that since the first `before` requests only the late text was requested, and the text that tests a provider's
+/// health.
 fn only_the_late_one_was_asked_for(provider: &TestProvider, before: usize) -> Result<()> {
     let asked = provider.asked().split_off(before);
     let texts: Vec<String> = asked.into_iter().flat_map(|asked| asked.texts).collect();
@@ -133,7 +135,8 @@ async fn late_vectors_hold_no_other_records_up_and_a_crash_of_the_worker_loses_n
 
 async fn a_single_row_goes_through_beside_several_whose_vectors_are_late(context: TestContext) -> Result<()> {
     let (provider, mut walvec) = running(&context).await?;
-    // One place among four is left: those that are held up are under way, and not told to wait.
+    // Three of four requests are held up. They count as in flight, because the provider did not tell them to wait, so
+    // one more fits.
     for number in 1..=3 {
         context.execute(&format!("INSERT INTO items VALUES (1000 + {number}, 'late {number}')")).await?;
         are_held(&provider, number).await?;
@@ -156,7 +159,7 @@ async fn a_row_whose_vectors_are_late_gets_its_changes_in_their_order(context: T
         .execute("BEGIN; UPDATE items SET name = 'newer' WHERE id = 7; DELETE FROM items WHERE id = 8; COMMIT")
         .await?;
     context.execute(MORE).await?;
-    // What comes behind the newer version waits with it: the rows are still what they were.
+    // Later changes wait together with the newer version: the rows still have their former values.
     assert!(!walvec.search("newer", 1).await?.iter().any(|hit| hit["payload"]["name"] == "newer"));
     provider.hold(None);
     walvec.caught_up(&context).await?;

@@ -18,7 +18,8 @@ pub(crate) fn tests() -> Vec<Test> {
 
 const LAYOUTS: [Layout; 4] = [Layout::Flat, Layout::LangChain, Layout::LlamaIndex, Layout::FastEmbed];
 
-/// Columns are called as parts of the layouts are, and `body` is too large to be sent when it stays as it was.
+/// A table whose columns have the names of parts of the layouts, and whose `body` is too large to be sent while it is
+/// unchanged.
 const TABLE: &str = "
     CREATE TABLE items (id int PRIMARY KEY, name text, document text, metadata jsonb, year int, body text);
     ALTER TABLE items ALTER COLUMN body SET STORAGE EXTERNAL;
@@ -26,7 +27,7 @@ const TABLE: &str = "
         SELECT g, 'name ' || g, 'page ' || g, jsonb_build_object('year', 1), 1800 + g, repeat('x', 3000)
         FROM generate_series(1, 100) g";
 
-/// How a configuration calls the layout; its collection has the same name.
+/// Returns the name of a layout in the configuration, which is also the name of its collection.
 const fn name(layout: Layout) -> &'static str {
     match layout {
         Layout::Flat => "flat",
@@ -66,7 +67,7 @@ async fn change_everything(context: &TestContext, walvec: &mut Walvec) -> Result
     Ok(())
 }
 
-/// Whether the API finds rows by the table's own column names, and by members of its JSON, whatever the layout.
+/// Checks that the API finds rows by the table's own column names, and by members of its JSON, in every layout.
 async fn filters_know_the_columns(walvec: &Walvec) -> Result<()> {
     let with_metadata = || (1..=30).chain(51..=100).chain(5031..=5040).collect();
     for layout in LAYOUTS {
@@ -84,7 +85,7 @@ async fn filters_know_the_columns(walvec: &Walvec) -> Result<()> {
     Ok(())
 }
 
-/// `walvec verify` knows every layout by its own rules.
+/// Checks that `walvec verify`, which has its own code for every layout, finds no difference.
 async fn verified(context: &TestContext) -> Result<()> {
     let output = context.walvec(&["verify", "--json"]).await?;
     let report = String::from_utf8(output.stdout)?;
@@ -120,7 +121,7 @@ async fn every_layout_is_the_tables_exact_image_on_a_server(context: TestContext
     change_everything(&context, &mut walvec).await?;
     filters_know_the_columns(&walvec).await?;
     verified(&context).await?;
-    // What was not sent is completed from the stored point after a restart as well.
+    // Values that were not sent are completed from the stored point after a restart as well.
     walvec.stop().await?;
     context.execute("UPDATE items SET year = 1600 WHERE id BETWEEN 51 AND 60").await?;
     let mut walvec = context.start(&settings).await?;

@@ -1,4 +1,5 @@
-//! A server of PostgreSQL that is full: whoever waits for a command is told at once which setting is exhausted, and the stream goes on.
+//! A PostgreSQL server that has reached a limit: a command that needs more reports at once which setting is exhausted, and the stream
+//! goes on.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -26,7 +27,7 @@ pub(crate) fn tests() -> Vec<Test> {
 const TABLE: &str = "CREATE TABLE items (id int PRIMARY KEY, name text);
     INSERT INTO items SELECT g, 'name ' || g FROM generate_series(1, 20) g";
 
-/// Takes the slot that a backfill, a repair or a reindex would take.
+/// A statement that takes the slot that a backfill, a repair or a reindex would need.
 const TAKE_SLOT: &str = "SELECT pg_create_physical_replication_slot('somebodys')";
 const GIVE_SLOT: &str = "SELECT pg_drop_replication_slot('somebodys')";
 
@@ -39,7 +40,7 @@ fn image_of_items() -> Expected {
     Expected::of("items", |row| row["name"].as_str().unwrap_or_default().to_owned())
 }
 
-/// A walvec that has caught up, and whose collection lacks a row.
+/// Starts walvec, waits until it has caught up, and removes the point of a row.
 async fn with_a_missing_row(context: &TestContext, server: &TestServer) -> Result<Walvec> {
     context.execute(TABLE).await?;
     let mut walvec = context.start(&settings(server)).await?;
@@ -48,7 +49,7 @@ async fn with_a_missing_row(context: &TestContext, server: &TestServer) -> Resul
     Ok(walvec)
 }
 
-/// A command that is refused because of this setting.
+/// Checks that a command is refused because of this setting.
 async fn is_refused(context: &TestContext, arguments: &[&str], setting: &str) -> Result<()> {
     let output = context.walvec(arguments).await?;
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -57,7 +58,7 @@ async fn is_refused(context: &TestContext, arguments: &[&str], setting: &str) ->
     Ok(())
 }
 
-/// What was refused works now, and the collection is whole.
+/// Checks that the refused commands work now, and that the collection is complete.
 async fn all_is_well(context: &TestContext, server: &TestServer, mut walvec: Walvec) -> Result<()> {
     context.execute("UPDATE items SET name = 'later ' || id WHERE id < 5").await?;
     walvec.caught_up(context).await?;
@@ -98,7 +99,7 @@ async fn without_a_free_replication_connection_backfill_repair_and_reindex_are_r
     walvec.stop().await
 }
 
-/// Connects until the server takes nobody any more.
+/// Opens connections until the server accepts no more.
 async fn fill(context: &TestContext) -> Result<Vec<Client>> {
     let mut sessions = Vec::new();
     loop {
@@ -122,7 +123,7 @@ async fn without_a_free_connection_backfill_and_repair_are_refused_at_once(conte
     all_is_well(&context, &server, walvec).await
 }
 
-/// Nobody waits for it, so it is not given up.
+/// No command waits for this reading of the table, so walvec keeps trying.
 async fn a_table_that_was_altered_waits_for_a_slot_in_sight_and_is_read_again_once_there_is_one(
     context: TestContext,
 ) -> Result<()> {
@@ -134,7 +135,7 @@ async fn a_table_that_was_altered_waits_for_a_slot_in_sight_and_is_read_again_on
     let mut walvec = context.start(&settings(&server)).await?;
     walvec.caught_up(&context).await?;
     context.execute(TAKE_SLOT).await?;
-    // No row is streamed for it.
+    // The stream brings no row for this statement.
     context.execute("ALTER TYPE mood RENAME VALUE 'calm' TO 'serene'").await?;
     let waits = walvec.wait_for("the lack of a slot is shown", |status| {
         status.problem.as_ref().is_some_and(|problem| problem.message.contains("no replication slot left"))

@@ -47,7 +47,7 @@ fn image_of(table: &'static str) -> Expected {
     Expected::of(table, |row| row["name"].as_str().unwrap_or_default().to_owned())
 }
 
-/// A session of the application, which waits for no lock longer than a second.
+/// Opens a session of the application, which waits at most a second for any lock.
 async fn application(context: &TestContext) -> Result<Client> {
     let client = context.connect().await?;
     client.batch_execute("SET lock_timeout = '1s'").await?;
@@ -95,7 +95,7 @@ async fn no_statement_waits_for_a_snapshot_whose_model_is_slow(context: TestCont
     same(&context, walvec).await
 }
 
-/// Whether walvec reads `items`, or has read it for a second time.
+/// A query for whether walvec is reading `items`, or has read it a second time.
 const READ: &str = "
     SELECT EXISTS (SELECT FROM pg_stat_activity
                    WHERE application_name = 'walvec' AND datname = current_database() AND query LIKE 'COPY%\"items\"%')
@@ -163,7 +163,7 @@ async fn no_statement_on_a_looked_up_table_waits_for_a_snapshot(context: TestCon
     Ok(())
 }
 
-/// A stop that waits for nothing but the parts of walvec.
+/// The time limit of a stop that waits only for the parts of walvec.
 const SOON: Duration = Duration::from_secs(30);
 
 async fn a_lock_that_holds_the_snapshot_up_is_named_and_a_stop_waits_for_nothing(context: TestContext) -> Result<()> {
@@ -213,7 +213,7 @@ async fn a_lock_on_one_partition_keeps_no_other_table_waiting(context: TestConte
         Ok(observer.query_one(query, &[]).await?.get::<_, bool>(0).then_some(()))
     })
     .await?;
-    // The stream describes the table first.
+    // With this row, the stream describes the table before the lock is taken.
     context.execute("INSERT INTO items VALUES (2, 'two')").await?;
     walvec.wait_for("the other table is followed", |status| status.collections[1].points == Some(2)).await?;
     application.batch_execute("COMMIT").await?;
@@ -245,7 +245,8 @@ async fn a_lock_that_holds_the_start_up_is_named(context: TestContext) -> Result
 async fn a_table_that_was_emptied_in_part_while_it_was_copied_shows_nothing_of_before(
     context: TestContext,
 ) -> Result<()> {
-    // Too small for rows to wait there: most of the second partition is still to be read while vectors are late.
+    // The volume is too small for rows to wait there, so most of the second partition is still unread while vectors are
+    // late.
     let volume = Volume::mount(300)?;
     symlink(volume.path(), context.data_directory())?;
     let provider = TestProvider::start().await?;
@@ -261,16 +262,16 @@ async fn a_table_that_was_emptied_in_part_while_it_was_copied_shows_nothing_of_b
         Collection::new("parts", "public.parts", "{{ name }}").with("payload", json!(["id", "name", "body"]));
     let settings = Settings::new([collection])
         .with("embedding", embedding(&provider))
-        // One after the other: the texts that are held up would take all places.
+        // The partitions are read one after the other: otherwise the texts that are held up would occupy all requests.
         .with("source", json!({ "copy_workers": 1 }));
     let mut walvec = context.start(&settings).await?;
-    // The last of its texts may share a request with one that is held up.
+    // The last texts of the first partition may share a request with a text that is held up.
     let first = |status: &Status| status.collections[0].points.is_some_and(|points| points >= 800);
     walvec.wait_for("most of the first partition is copied", first).await?;
     is_held(&provider).await?;
     let client = application(&context).await?;
     let statements = [
-        // No stream tells of these.
+        // The stream does not show these.
         "TRUNCATE parts_1",
         "DELETE FROM parts WHERE id % 100 > 0",
         "VACUUM FULL parts_2",

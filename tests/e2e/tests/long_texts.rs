@@ -1,4 +1,4 @@
-//! Texts that are longer than the model reads: none is cut in silence.
+//! Texts that are longer than the model reads: none is cut silently.
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -21,19 +21,19 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
 }
 
-/// A tenth of the rows is longer than MiniLM reads, and says at its end what is nowhere else.
+/// A table in which a tenth of the texts are longer than MiniLM reads. Their ends have words that no other text has.
 const TABLE: &str = "CREATE TABLE docs (id int PRIMARY KEY, body text);
     INSERT INTO docs SELECT g, 'about ships ' || g FROM generate_series(1, 18) g;
     INSERT INTO docs SELECT g, repeat('some words about ships ', 600) || 'zebra' FROM generate_series(19, 20) g";
 
-/// What the provider reads of a text, in bytes.
+/// How many bytes of a text the provider reads.
 const READS: usize = 1000;
 
 fn docs() -> Collection {
     Collection::new("docs", "public.docs", "{{ body }}")
 }
 
-/// Collections with a model that runs here.
+/// Returns settings of a collection whose model runs inside walvec.
 fn with_minilm(collection: Collection) -> Result<Settings> {
     let set = |name| std::env::var_os(name);
     let root = model_dir::root_from(set("WALVEC_MODELS"), set("XDG_CACHE_HOME"), set("HOME")).context("no home")?;
@@ -41,7 +41,7 @@ fn with_minilm(collection: Collection) -> Result<Settings> {
     Ok(Settings::new([collection]).with("embedding", json!({ "model": directory })))
 }
 
-/// Collections with a provider whose model reads [`READS`] bytes.
+/// Starts a provider whose model reads [`READS`] bytes, and returns it with settings of collections that use it.
 async fn with_provider<const N: usize>(collections: [Collection; N]) -> Result<(TestProvider, Settings)> {
     let provider = TestProvider::start().await?;
     provider.refuse_longer_than(READS, 413, "Input validation error: `inputs` must have less than 512 tokens");
@@ -49,7 +49,7 @@ async fn with_provider<const N: usize>(collections: [Collection; N]) -> Result<(
     Ok((provider, settings))
 }
 
-/// What `walvec check` says of texts that are too long.
+/// Returns what `walvec check` reports about texts that are too long.
 async fn warnings(context: &TestContext) -> Result<Vec<Value>> {
     let output = context.walvec(&["check", "--json"]).await?;
     let answer: Value =
@@ -169,7 +169,7 @@ async fn a_reindex_and_a_backfill_count_the_texts_that_they_cut(context: TestCon
     context.execute(TABLE).await?;
     let mut walvec = context.start(&settings).await?;
     walvec.caught_up(&context).await?;
-    // Nothing of it is computed again, and nothing is counted twice.
+    // No text is embedded again, and no text is counted twice.
     assert!(context.walvec(&["backfill", "--table", "public.docs"]).await?.status.success());
     assert_eq!(walvec.caught_up(&context).await?.collections[0].texts_cut, 2);
     let other = Collection::new("docs", "public.docs", "Of {{ body }}");

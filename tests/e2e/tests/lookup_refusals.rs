@@ -1,4 +1,4 @@
-//! Lookups that cannot work are refused before anything is touched, with what is wrong and what to do.
+//! Lookups that cannot work are refused before anything is changed; the message has the cause and the remedy.
 
 use anyhow::Result;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! Documents with rows of other tables: they follow every change there, and end as a join says they should.
+//! Documents with rows of other tables: they follow every change of those rows, and finally equal the result of a join.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ const ROWS: &str = "
 pub(crate) const TEXT: &str =
     "{{ name }} by {{ author.name }}. {{ description }} {% for r in reviews %}{{ r.text }} {% endfor %}";
 
-/// The same, by PostgreSQL.
+/// The text of each document, computed by PostgreSQL with a join.
 const JOIN: &str = "
     format('%s by %s. %s %s', name, (SELECT a.name FROM authors a WHERE a.id = author_id), description,
            (SELECT string_agg(r.text || ' ', '' ORDER BY r.created_at DESC, r.id)
@@ -92,7 +92,7 @@ pub(crate) async fn followed(context: &TestContext, settings: &Settings) -> Resu
     Ok(walvec)
 }
 
-/// A walvec that has filled the collection from all three tables.
+/// Starts walvec and waits until it has filled the collection from all three tables.
 async fn filled(context: &TestContext, settings: &Settings) -> Result<Walvec> {
     context.execute(SCHEMA).await?;
     context.execute(ROWS).await?;
@@ -147,7 +147,7 @@ async fn a_document_follows_every_change_of_what_it_looks_up_on_a_server(context
     walvec.stop().await
 }
 
-/// How often the server's log has a statement of this sort.
+/// Returns how many statements in the server's log contain these words.
 fn statements(context: &TestContext, words: &str) -> Result<usize> {
     Ok(std::fs::read_to_string(context.cluster().log())?.matches(words).count())
 }
@@ -158,7 +158,7 @@ async fn a_batch_of_changes_takes_one_statement_for_each_lookup(context: TestCon
     let mut walvec = filled(&context, &books()).await?;
     let before = (statements(&context, RENDERED)?, statements(&context, AFFECTED)?);
     assert_eq!(before, (2, 0), "60 rows were copied in one batch, which looks up in two tables");
-    // 200 rows of one table in one transaction, which concern 60 rows of the main table.
+    // One transaction changes 200 rows of one table, which affect 60 rows of the main table.
     context.execute("UPDATE reviews SET text = 'changed ' || text").await?;
     walvec.caught_up(&context).await?;
     let after = (statements(&context, RENDERED)?, statements(&context, AFFECTED)?);
@@ -210,7 +210,7 @@ async fn a_partition_that_is_added_without_an_identity_is_followed_all_the_same(
 async fn a_row_that_very_many_documents_look_up_is_followed_by_all_of_them(context: TestContext) -> Result<()> {
     context.execute(SCHEMA).await?;
     context.execute("INSERT INTO authors VALUES (1, 'prolific'), (2, 'other')").await?;
-    // More than are asked for at once.
+    // More rows than one query asks for.
     context.execute("INSERT INTO books SELECT g, 'b' || g, 1, '' FROM generate_series(1, 10300) g").await?;
     let settings = books().with("pipeline", json!({ "batch_rows": 1000 }));
     let mut walvec = followed(&context, &settings).await?;
@@ -221,7 +221,7 @@ async fn a_row_that_very_many_documents_look_up_is_followed_by_all_of_them(conte
     Ok(())
 }
 
-/// One random change of one of the tables.
+/// Returns a random change of one of the tables.
 fn random_change(random: &mut StdRng) -> String {
     let (book, author, review) = (random.random_range(1..40), random.random_range(1..12), random.random_range(1..120));
     let number: u32 = random.random_range(0..1000);
@@ -244,10 +244,11 @@ fn random_change(random: &mut StdRng) -> String {
     }
 }
 
-/// How long a session rests between two changes: three of them together are no faster than a busy machine can follow.
+/// The pause of a session between two changes: three sessions together must not be faster than a busy machine can
+/// follow.
 const REST: Duration = Duration::from_millis(40);
 
-/// Sessions that change the tables at random until they are told to stop.
+/// Sessions that change the tables at random until they are stopped.
 struct Writers {
     stop: tokio::sync::watch::Sender<bool>,
     tasks: Vec<tokio::task::JoinHandle<Result<()>>>,
@@ -263,7 +264,7 @@ impl Writers {
             tasks.push(tokio::spawn(async move {
                 while !*stopped.borrow() {
                     let changed = session.batch_execute(&random_change(&mut random)).await;
-                    // Two sessions may wait for each other, or take the same key: then one of them tries something else.
+                    // Two sessions may deadlock or insert the same key: then one of them goes on with another change.
                     if changed.is_err_and(|error| error.as_db_error().is_none()) {
                         anyhow::bail!("the session broke");
                     }
@@ -385,7 +386,8 @@ async fn documents_wait_for_commits_that_wait_and_the_status_says_so(mut context
     Ok(())
 }
 
-/// What `walvec verify --json` or another command that prints JSON says; it must have found nothing.
+/// Runs `walvec verify --json`, or another command that prints JSON, and returns its output. It must have found no
+/// mismatch.
 async fn assert_equal(context: &TestContext, arguments: &[&str]) -> Result<Value> {
     let output = context.walvec(arguments).await?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -396,7 +398,7 @@ async fn assert_equal(context: &TestContext, arguments: &[&str]) -> Result<Value
 async fn verify_sees_looked_up_rows_and_has_wrong_documents_mended(context: TestContext) -> Result<()> {
     let server = TestServer::start()?;
     let mut walvec = filled(&context, &books_on(&server)).await?;
-    // A point that is gone is found by its row, one whose text was another by its hash.
+    // `verify` finds a missing point by its row, and a point with another text by its hash.
     let collection = image::on_server("books", walvec_e2e::settings::MODEL, &server.url())?;
     collection.write(vec![Write::Delete(PointId::Num(7))]).await?;
     let stored = image::points(&collection).await?;
@@ -410,7 +412,7 @@ async fn verify_sees_looked_up_rows_and_has_wrong_documents_mended(context: Test
     let output = context.walvec(&["verify", "--json", "--repair"]).await?;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     image::compare_on_server(&context, &image_of_books(), &server.url()).await?;
-    // Rows that are read again look up what there is now.
+    // Rows that are read again are rendered with the present looked-up rows.
     let output = context.walvec(&["backfill", "--table", "public.books"]).await?;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     walvec.caught_up(&context).await?;
@@ -439,7 +441,7 @@ async fn documents_that_have_not_changed_are_not_embedded_again(context: TestCon
     let mut walvec = filled(&context, &books()).await?;
     let computed = async |walvec: &Walvec| anyhow::Ok(walvec.status().await?.collections[0].embeddings_computed);
     let before = computed(&walvec).await?;
-    // Beyond the limit of three, or not used by the template.
+    // These changes are beyond the limit of three rows, or in columns that the template does not use.
     context
         .execute("INSERT INTO reviews VALUES (900, 1, 'the oldest', -1), (901, 1, 'older', -2), (902, 1, 'old', -3)")
         .await?;

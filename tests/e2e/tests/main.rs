@@ -1,58 +1,58 @@
 //! Every end-to-end test, on every PostgreSQL server under test.
 //!
-//! - [`smoke`]: a row's way from a commit into a search, and through a restart and a kill
+//! - [`smoke`]: a row from its commit to a search, and through a restart and a kill
 //! - [`operations`]: every operation on a row, and on a table
-//! - [`anew`]: tables that are read anew while the others go on
+//! - [`anew`]: tables that are read again while the others go on
 //! - [`altered`]: tables and types that are altered, partitions that come and go
-//! - [`partitions`]: partitions that no look has found as they were when rows were written to them
-//! - [`telling`]: what the commands tell people and programs: hits, the status, errors
-//! - [`compose`]: what compose.yaml sets up
+//! - [`partitions`]: partitions that no check has seen in the state in which rows were written to them
+//! - [`telling`]: what the commands print for people and programs: hits, the status, errors
+//! - [`compose`]: the database role that compose.yaml sets up
 //! - [`asking`]: pages of hits, fields, allowed hosts, tokens, health
-//! - [`progress`]: long work is seen to go on
+//! - [`progress`]: long work reports its progress
 //! - [`unsent`]: large values that PostgreSQL does not send
 //! - [`locks`]: what walvec reads keeps no statement of the application waiting
 //! - [`values`]: values that stores or readers cannot hold as they are
-//! - [`types`]: what becomes of the values of each type, and what filters make of them
+//! - [`types`]: how the values of each type are stored, rendered, filtered and sorted
 //! - [`many_tables`]: what a start, an idle second and a change cost does not grow with the number of tables
-//! - [`memory`]: memory is bounded by what is configured, whatever the rows are like
+//! - [`memory`]: memory stays within the configured bounds, for rows of every size
 //! - [`faults`]: kills, crashes, cut connections
-//! - [`engine`]: the engine inside the program: its index is built beside everything else
+//! - [`engine`]: the engine inside the program, which builds its index concurrently with everything else
 //! - [`failover`]: a primary that dies, and its standby
-//! - [`broker_failover`]: the same behind a broker
-//! - [`gaps`]: changes that can no longer be had
+//! - [`broker_failover`]: a primary that dies, and its standby, behind a broker
+//! - [`gaps`]: lost changes
 //! - [`too_large`]: rows that PostgreSQL cannot send
 //! - [`ownership`]: one process, one table, no older state
 //! - [`full_disks`]: disks of PostgreSQL and of walvec that are full
-//! - [`limits`]: a server of PostgreSQL that is full
+//! - [`limits`]: a PostgreSQL server that has reached a limit
 //! - [`sessions`]: limits, logins and streams of PostgreSQL that are not as they should be
-//! - [`refusals`]: what cannot work ends in a clear message and leaves everything as it was
+//! - [`refusals`]: attempts that cannot work end in a clear message and leave everything as it was
 //! - [`check`]: what is missing, how to put it right, and what `run` will do
 //! - [`reindex`]: another model or text, while the old one goes on answering
 //! - [`backfill`]: rows read again while the stream goes on
 //! - [`servers`]: a Qdrant server instead of the engine inside the process
-//! - [`broker`]: a broker between the stages, which make the same image
+//! - [`broker`]: a broker between the stages, which still make the exact image
 //! - [`workers`]: workers that are killed, frozen, added and removed
 //! - [`topics`]: brokers that go away, records, topics and collections that are gone
 //! - [`verify`]: `walvec verify` finds every sort of mismatch, none where there is none, and has them mended
 //! - [`tenants`]: a collection on a cluster, sharded by a column
-//! - [`broker_commands`]: the commands, where a broker lies between
+//! - [`broker_commands`]: the commands, with a broker between the stages
 //! - [`layouts`]: payloads as the vector stores of other libraries read them
 //! - [`broker_open`]: topics that other programs read and write: Quix Streams, the tutorial's
 //! - [`broker_debezium`]: collections that follow what Debezium writes
 //! - [`broker_compacted`]: topics of other programs that forget deletes, or whose server was another one before
-//! - [`broker_nulls`]: rows that a program between capture and the workers takes out
+//! - [`broker_nulls`]: rows that a program between capture and the workers removes
 //! - [`broker_input`]: brokers that refuse, topics that are missing, records that cannot be read or written
-//! - [`chunks`]: long texts in chunks, which all follow their row
+//! - [`chunks`]: long texts in chunks, all of which follow their row
 //! - [`hybrid`]: searches by keyword, and by both, whose sparse vectors follow the rows
-//! - [`init`]: a configuration for a database that is there
-//! - [`lookups`]: documents with rows of other tables, which follow these
+//! - [`init`]: a configuration for an existing database
+//! - [`lookups`]: documents with rows of other tables, which follow changes of those rows
 //! - [`lookup_refusals`]: lookups that cannot work
 //! - [`providers`]: models behind an HTTP interface, through their faults
-//! - [`late_vectors`]: vectors that are late hold no other rows up
-//! - [`long_texts`]: texts that are longer than the model reads are not cut in silence
+//! - [`late_vectors`]: late vectors do not hold up other rows
+//! - [`long_texts`]: texts that are longer than the model reads are not cut silently
 //! - [`statements`]: the application's own statements go on working
 //! - [`static_models`]: models that are a table of vectors
-//! - [`harness`]: whether these tests can fail: the comparison finds every sort of difference
+//! - [`harness`]: a check that these tests can fail: the comparison finds every sort of difference
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
@@ -116,9 +116,9 @@ use std::process::ExitCode;
 use walvec_e2e::Test;
 
 fn main() -> ExitCode {
-    // The tests' HTTP clients need none of it, and are not made without.
+    // The tests' HTTP clients use no TLS, but cannot be created without a cryptography provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // What PostgreSQL's versions do differently, or what walvec asks of them.
+    // Tests of behaviour that differs between PostgreSQL's versions, or that depends on walvec's statements.
     let source = [
         smoke::tests(),
         operations::tests(),
@@ -132,7 +132,7 @@ fn main() -> ExitCode {
         check::tests(),
         lookup_refusals::tests(),
     ];
-    // What happens behind that, or when something fails.
+    // Tests of the steps after that, and of failures.
     let behind = [
         aside::tests(),
         faults::tests(),

@@ -45,8 +45,8 @@ async fn running(context: &TestContext, settings: &Settings) -> Result<Walvec> {
     Ok(walvec)
 }
 
-/// The statements that the server has been sent, without those that change or analyse tables, which are the application's; and how many
-/// of them were looks at the server's position, of which each takes one more.
+/// Returns the number of statements sent to the server, without those that change or analyse tables, which are the application's; and
+/// how many of them asked for the server's position. Each check of the catalogue asks for it once.
 fn statements(context: &TestContext) -> Result<(usize, usize)> {
     let log = std::fs::read_to_string(context.cluster().log())?;
     let sent = log.lines().filter(|line| line.contains("execute ") || line.contains("statement: "));
@@ -57,13 +57,13 @@ fn statements(context: &TestContext) -> Result<(usize, usize)> {
     Ok((all, looks))
 }
 
-/// How many statements were sent since `before`, those apart that each look takes.
+/// Returns how many statements were sent since `before`, without those that each check takes.
 fn besides_looks(context: &TestContext, before: (usize, usize)) -> Result<usize> {
     let now = statements(context)?;
     Ok((now.0 - before.0).saturating_sub(2 * (now.1 - before.1)))
 }
 
-/// How many statements a start takes that finds everything there.
+/// Returns how many statements a start takes if slot, publication and collections already exist.
 async fn statements_of_a_start(context: &TestContext, tables: usize) -> Result<usize> {
     running(context, &settings(tables)).await?.stop().await?;
     let before = statements(context)?;
@@ -77,7 +77,7 @@ async fn a_start_with_many_tables_takes_as_many_statements_as_one_with_few(conte
     create(&context, 0..MANY).await?;
     let few = statements_of_a_start(&context, FEW).await?;
     let many = statements_of_a_start(&context, MANY).await?;
-    // How many looks there are is up to chance.
+    // The number of checks varies by chance.
     ensure!(many <= few + 5, "{few} statements for {FEW} tables, {many} for {MANY}");
     Ok(())
 }
@@ -104,7 +104,7 @@ async fn a_value_that_was_not_sent_is_read_without_a_look_at_the_other_tables(co
     let mut walvec = running(&context, &settings(MANY)).await?;
     let refetched = async |walvec: &mut Walvec| -> Result<usize> {
         let before = statements(&context)?;
-        // The body is not sent along, and is a part of the text.
+        // The body is a part of the text, but is not sent.
         context.execute("UPDATE t7 SET name = name || '!'").await?;
         walvec.caught_up(&context).await?;
         besides_looks(&context, before)
@@ -137,7 +137,7 @@ async fn many_idle_collections_cost_a_server_no_more_than_a_few_dozen(context: T
         Ok((calls.of(Call::Count) > LOOKS * MANY / 2).then_some(calls))
     })
     .await?;
-    // Each second half of the collections is counted, and in each second of some the last writes are looked for.
+    // Each second walvec counts half of the collections, and checks the last writes of some of them.
     let (counts, others) = (counted.of(Call::Count), counted.total() - counted.of(Call::Count));
     ensure!(others <= counts + MANY, "{counts} counts, {others} other calls");
     ensure!(counted.writes() == 0, "{counted:?}");

@@ -1,4 +1,4 @@
-//! Memory is bounded by what is configured, whatever the rows are like.
+//! Memory stays within the configured bounds, for rows of every size.
 
 use std::time::{Duration, Instant};
 
@@ -20,10 +20,11 @@ pub(crate) fn tests() -> Vec<Test> {
 
 const BOUND: u64 = 300 << 20;
 
-/// Short rows take about 20 MB with what the program takes anyway, and took 52 when they counted by their values alone.
+/// The bound for short rows. They take about 20 MB, including the program itself, and took 52 MB when only their values
+/// counted.
 const SHORT_ROWS_BOUND: u64 = 40 << 20;
 
-/// Waits until everything is applied, and says how much memory the program had at most meanwhile.
+/// Waits until everything is applied, and returns the most memory that the program had meanwhile.
 async fn peak_until_caught_up(context: &TestContext, walvec: &mut Walvec) -> Result<u64> {
     let position = context.wal_position().await?;
     let mut peak = 0;
@@ -57,7 +58,7 @@ async fn rows_of_a_megabyte_are_changed_and_deleted_in_bounded_memory(context: T
 }
 
 async fn a_server_that_is_away_for_minutes_costs_no_memory_and_no_session(context: TestContext) -> Result<()> {
-    // Several times as long as PostgreSQL waits for a word, and for `make prove` ten minutes.
+    // Several times as long as PostgreSQL waits for feedback, and ten minutes for `make prove`.
     let outage = Duration::from_secs(if is_full() { 600 } else { 7 });
     let server = TestServer::start()?;
     context.execute("CREATE TABLE items (id int PRIMARY KEY, name text, body text)").await?;
@@ -84,7 +85,7 @@ async fn a_server_that_is_away_for_minutes_costs_no_memory_and_no_session(contex
         id += 200;
         walvec.is_alive()?;
         peak = peak.max(walvec.anonymous_memory()?);
-        // The load of an application; nothing is waited for.
+        // The pause of an application between two statements; the test does not wait for an event here.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(slot().await?, before, "what is not stored was confirmed, or the session was lost");
@@ -109,7 +110,7 @@ async fn a_hundred_thousand_parked_rows_take_bounded_memory(context: TestContext
     ensure!(peak < BOUND, "{} MiB", peak >> 20);
     ensure!(walvec.status().await?.collections[0].dead_letters == rows);
     walvec.stop().await?;
-    // A restart reads them, and the next version of each takes it back.
+    // A restart reads the parked rows, and the next version of each row clears it.
     let mut walvec = context.start(&settings).await?;
     ensure!(walvec.caught_up(&context).await?.collections[0].dead_letters == rows);
     context.execute("TRUNCATE items").await?;
@@ -119,7 +120,7 @@ async fn a_hundred_thousand_parked_rows_take_bounded_memory(context: TestContext
     walvec.stop().await
 }
 
-/// The rows go to a server in the test's process: what they take in the program is what is under way.
+/// The rows go to a server in the test's process, so in the program they take memory only while they are in flight.
 async fn one_transaction_over_a_whole_table_takes_memory_for_what_is_under_way_and_no_more(
     context: TestContext,
 ) -> Result<()> {

@@ -1,4 +1,4 @@
-//! A collection is written by one process, is the image of one table, and is recognised when it was put back to an older state.
+//! A collection is written by one process, is the image of one table, and walvec notices if it was put back to an older state.
 
 use std::fs;
 use std::path::Path;
@@ -43,7 +43,7 @@ fn on(server: &TestServer) -> Settings {
     items("public.items").with("sink", json!({ "qdrant": { "url": server.url() } }))
 }
 
-/// Another walvec on the same collection.
+/// Returns settings of a second walvec on the same collection.
 fn second(context: &TestContext, server: &TestServer) -> Settings {
     on(server)
         .with("source", json!({ "slot": format!("{}_second", context.slot()), "publication": "second" }))
@@ -90,7 +90,8 @@ async fn a_collection_that_is_filled_from_another_database_is_refused_until_this
     let url = context.url().replace(&format!("/{}", context.database()), &format!("/{other}"));
     let slot = format!("{}_other", context.slot());
 
-    // No lock of one database tells of the other, and a walvec with a data directory of its own knows nothing of the first.
+    // A lock in one database is not seen in the other, and a walvec with its own data directory knows nothing about the
+    // first.
     let source = json!({ "url": url, "slot": slot, "publication": "other" });
     let stranger =
         on(&server).with("source", source.clone()).with("sink", json!({ "qdrant": { "state": "stranger" } }));
@@ -101,7 +102,7 @@ async fn a_collection_that_is_filled_from_another_database_is_refused_until_this
     ensure!(told.contains("is filled from another database") && told.contains("another `name`"), "{told}");
     assert_eq!(image::compare_on_server(&context, &image_of_items(), &server.url()).await?, 20);
 
-    // Moved to another database: the data directory knows what filled the collection, and a person has said that it is over.
+    // The move to another database is accepted: this data directory filled the collection, and a person has reset it.
     context.configure(&on(&server).with("source", source))?;
     ensure!(context.walvec(&["reset", "--force"]).await?.status.success());
     let mut moved = Walvec::start_as(context.directory(), &["run"], &context.directory().join("data")).await?;
@@ -131,7 +132,7 @@ async fn a_walvec_that_was_stopped_inside_a_batch_never_overwrites_what_another_
         .wait_for("the change is in flight", |status| status.server_lsn >= position && status.lag_ms > Some(0))
         .await?;
     first.signal(Signal::STOP)?;
-    // Its machine is gone, as far as the server can see.
+    // To the server it looks as if the first walvec's machine were gone.
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                WHERE datname = current_database() AND application_name = 'walvec owner'";
     ensure!(context.sql.query(end, &[]).await?.len() == 1);
@@ -154,7 +155,7 @@ async fn a_collection_that_was_put_back_to_an_older_state_is_filled_again(contex
     context.execute(TABLE).await?;
     let settings = items("public.items");
     follow_for_a_moment(&context, &settings).await?;
-    // What is lost, and what changes before it can be noticed.
+    // Changes that are lost, and changes that follow before the loss can be noticed.
     let changes = [
         ("UPDATE items SET name = 'changed' WHERE id = '1'", ""),
         ("DELETE FROM items WHERE id = '2'", ""),
@@ -172,8 +173,8 @@ async fn follow_for_a_moment(context: &TestContext, settings: &Settings) -> Resu
     walvec.stop().await
 }
 
-/// Puts the collection back to before changes that walvec has followed, one after the other, and makes further ones. The next start has
-/// to notice it, and to fill the collection as `generation`.
+/// Puts the collection back to its state before changes that walvec has followed one after the other, and makes further changes. The
+/// next start has to notice it, and to fill the collection as `generation`.
 async fn put_back(
     context: &TestContext,
     settings: &Settings,
@@ -217,7 +218,7 @@ async fn a_collection_that_was_put_back_is_filled_again_though_every_row_that_co
     context.execute(TABLE).await?;
     let settings = items("public.items");
     follow_for_a_moment(&context, &settings).await?;
-    // All are written together, and the last one speaks for them.
+    // All rows are written together, and the last one is checked for all of them.
     let lost = ["UPDATE items SET name = name || ' lost'"];
     put_back(&context, &settings, &lost, "UPDATE items SET name = name || ' again' WHERE id <> '1'", 2).await
 }
@@ -269,7 +270,7 @@ async fn a_collection_that_is_put_back_while_a_row_changes_all_the_time_is_fille
     Ok(())
 }
 
-/// Writes that put every point of a collection back to what it is now.
+/// Returns writes that restore every point of a collection to its present state.
 async fn whole_points(collection: &(impl Sink + Search)) -> Result<Vec<Write>> {
     let page = collection.page(None, 1000, true).await?;
     let write = |raw: RawPoint| {
@@ -281,7 +282,7 @@ async fn whole_points(collection: &(impl Sink + Search)) -> Result<Vec<Write>> {
     page.points.into_iter().map(write).collect()
 }
 
-/// Copies a directory to `kept`, in the place of what is there.
+/// Copies a directory to `kept`, and replaces what was there.
 fn keep(from: &Path, kept: &Path) -> Result<()> {
     if kept.exists() {
         fs::remove_dir_all(kept)?;
@@ -325,7 +326,7 @@ async fn a_collection_that_was_put_back_to_before_it_was_emptied_or_read_again_i
     let mut walvec = context.start(&settings).await?;
     let is_read_again = |status: &Status| is_noticed(status) && status.generation.0 == 4;
     walvec.wait_for("it is noticed once more", is_read_again).await?;
-    // All of its points would go.
+    // All points of the collection would be removed.
     walvec.wait_for("a person is asked", |status| status.problem.is_some()).await?;
     let output = context.walvec(&["resync", "--force"]).await?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -1,4 +1,4 @@
-//! Partitions that no look at the catalogue has found as they were when rows were written to them.
+//! Partitions that no check of the catalogue has seen in the state in which rows were written to them.
 
 use anyhow::Result;
 use serde_json::json;
@@ -22,7 +22,8 @@ pub(crate) fn tests() -> Vec<Test> {
 
 const TABLES: [&str; 4] = ["attached", "detached", "dropped", "truncated"];
 
-/// What fills a partition of a table that has none for these keys, and leaves a row elsewhere.
+/// Returns statements that create and fill a partition for keys of a table that had none, and leave a row in another
+/// partition.
 fn filled(table: &str) -> String {
     format!(
         "CREATE TABLE {table}_4 PARTITION OF {table} FOR VALUES FROM (30) TO (40);
@@ -30,7 +31,7 @@ fn filled(table: &str) -> String {
     )
 }
 
-/// Each list is of one table. Its statements are one transaction, or a transaction each.
+/// Returns a list of statements for each table. They run as one transaction, or each as a transaction of its own.
 fn come_and_gone() -> [Vec<String>; 4] {
     [
         vec![
@@ -49,7 +50,8 @@ fn come_and_gone() -> [Vec<String>; 4] {
     ]
 }
 
-/// Lets partitions of `tables` come and go. What is one transaction has storage that was never another.
+/// Creates, fills and removes partitions of `tables`. Within one transaction, the storage of a partition does not
+/// change.
 async fn let_come_and_go(context: &TestContext, tables: &[&str], is_one_transaction: bool) -> Result<()> {
     for (table, statements) in TABLES.iter().zip(come_and_gone()) {
         if !tables.contains(table) {
@@ -121,7 +123,7 @@ async fn a_partition_that_came_and_went_leaves_nothing_behind_a_broker(context: 
     let (mut capture, mut worker) = indexed_by_one(&context, &kafka, &settings).await?;
     kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
     let_come_and_go(&context, &tables, true).await?;
-    // A worker reads the partitions of a topic in any order: rows that go may come last.
+    // A worker reads the partitions of a topic in any order, so rows that are to be removed may come last.
     kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
     shown(&context, &mut worker, &tables).await?;
     let in_one =
@@ -158,7 +160,7 @@ async fn a_partition_that_is_seen_before_it_is_filled_is_read_alone(context: Tes
     .await?;
     context.execute("INSERT INTO created VALUES (25, 'new')").await?;
     shown(&context, &mut walvec, &["created"]).await?;
-    // Two alterations, one after the other: by then the partition was looked at and judged.
+    // Two alterations, one after the other: when they are shown, walvec has checked the partition.
     for suffix in ["!", "?"] {
         context.execute(&format!("ALTER TABLE last ALTER COLUMN name TYPE text USING name || '{suffix}'")).await?;
         shown(&context, &mut walvec, &["last"]).await?;
@@ -174,7 +176,7 @@ async fn a_partition_truncated_behind_its_whole_table_leaves_nothing(context: Te
     let settings = named(&tables);
     let mut walvec = context.start(&settings).await?;
     walvec.caught_up(&context).await?;
-    // The second TRUNCATE empties storage that the first one made: the catalogue has one transaction for both.
+    // The second TRUNCATE empties storage that the first one created: the catalogue shows one transaction for both.
     let emptied_twice = |table: &str| {
         format!(
             "BEGIN; TRUNCATE {table}; INSERT INTO {table} VALUES (3, 'goes'), (12, 'stays'); TRUNCATE {table}_1;

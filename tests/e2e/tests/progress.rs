@@ -1,4 +1,4 @@
-//! Long work is seen to go on: how many rows of how many, how fast, how long still, and what holds it up.
+//! Long work reports its progress: rows so far and in total, the rate, the time left, and what holds it up.
 
 use std::fs;
 use std::time::Duration;
@@ -35,7 +35,7 @@ async fn long_work_says_every_ten_seconds_how_far_it_is(context: TestContext) ->
         items(text).with("embedding", embedding)
     };
     context.execute(TABLE).await?;
-    // Sixty requests, two at a time: a quarter of a minute.
+    // Sixty requests, two at a time, take a quarter of a minute.
     provider.always(Some(Fault::Slow(Duration::from_millis(500))));
     let mut walvec = context.start(&slow("{{ name }}")).await?;
     wait::until("the log said how far the snapshot was", async || {
@@ -91,7 +91,7 @@ async fn a_json_log_ends_in_json(context: TestContext) -> Result<()> {
     Ok(())
 }
 
-/// Says so loudly where it cannot be tried.
+/// Prints a clear notice where this cannot be tested.
 #[allow(clippy::print_stderr)]
 async fn a_terminal_that_goes_away_stops_walvec_in_order(context: TestContext) -> Result<()> {
     if is_hangup_ignored()? {
@@ -108,7 +108,7 @@ async fn a_terminal_that_goes_away_stops_walvec_in_order(context: TestContext) -
     Ok(())
 }
 
-/// Programs inherit from this one which signals they ignore.
+/// Returns whether this process ignores SIGHUP. The programs that it starts inherit that.
 fn is_hangup_ignored() -> Result<bool> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let Some(ignored) = status.lines().find_map(|line| line.strip_prefix("SigIgn:")) else { return Ok(false) };

@@ -1,4 +1,4 @@
-//! Models behind an HTTP interface: the same exactness, through the faults of who serves them.
+//! Models behind an HTTP interface: collections stay exact through the faults of a provider.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ fn items(model: &str, url: &str) -> Settings {
     settings.with("embedding", json!({ "model": model, "url": url, "api_key": KEY }))
 }
 
-/// The provider's vectors are those of the embedder that the comparison uses.
+/// Returns the expected image. The provider's vectors are those of the embedder that the comparison uses.
 fn image_of_items() -> Expected {
     Expected::of("items", |row| row["name"].as_str().unwrap_or_default().to_owned())
 }
@@ -127,7 +127,7 @@ async fn a_row_that_the_provider_fails_over_is_parked_alone_and_holds_nothing_up
     assert_eq!(letters.len(), 1, "{letters:?}");
     assert_eq!((letters[0].key.as_slice(), letters[0].code.as_str()), ([json!(77)].as_slice(), "E_EMBED_TEXT"));
     assert!(letters[0].reason.contains("500") && !letters[0].reason.contains("poison"), "{}", letters[0].reason);
-    // A provider that fails over everything is waited for.
+    // walvec waits for a provider that fails for every text.
     provider.always(Some(Fault::Status(500)));
     context.execute("UPDATE items SET name = 'newer ' || id WHERE id < 20").await?;
     walvec.wait_for("the provider's absence is reported", |status| status.problem.is_some()).await?;
@@ -157,7 +157,7 @@ async fn collections_that_are_written_at_the_same_time_share_requests_and_nothin
     let mut walvec = context.start(&settings).await?;
     walvec.caught_up(&context).await?;
     let before = provider.asked().len();
-    // While the first two answers keep them waiting, the other collections find each other.
+    // While the first two answers are delayed, the texts of the other collections gather in shared requests.
     for _ in 0..2 {
         provider.next(Fault::Slow(Duration::from_secs(2)));
     }
@@ -166,7 +166,7 @@ async fn collections_that_are_written_at_the_same_time_share_requests_and_nothin
     let letters: Vec<u64> = status.collections.iter().map(|collection| collection.dead_letters).collect();
     assert_eq!(letters, [0, 0, 0, 1, 0, 0, 0, 0], "the one that was refused, and no other");
     let asked = provider.asked().split_off(before);
-    // If the one that is refused is asked for alone, so is a text that nobody refuses.
+    // After the refused text is requested alone, walvec also requests a text that no provider refuses.
     let is_ours = |text: &String| text.starts_with("new");
     let answered = asked.iter().filter(|asked| asked.status == 200 && asked.texts.iter().any(is_ours));
     let texts: usize = answered.clone().map(|asked| asked.texts.len()).sum();
@@ -192,7 +192,7 @@ async fn a_stop_does_not_wait_for_a_provider_that_is_away(context: TestContext) 
     provider.always(Some(Fault::TooManyRequests("16".to_owned())));
     context.execute("UPDATE items SET name = 'while it was away ' || id").await?;
     walvec.wait_for("the provider's absence is reported", |status| status.problem.is_some()).await?;
-    // Each of them waits for the provider, which wants to be left alone for 16 s each time.
+    // Each request waits for the provider, which asks for a pause of 16 s each time.
     walvec.stop().await?;
     provider.always(None);
     let mut walvec = context.start(&settings).await?;
@@ -247,7 +247,7 @@ async fn a_wrong_key_ends_the_start_with_what_to_change_and_is_never_shown(conte
         assert!(stderr.contains(part), "\"{part}\" is missing in:\n{stderr}");
     }
     assert!(!stderr.contains(KEY), "{stderr}");
-    // `check` says the same, and with the right key what it found.
+    // `check` reports the same error; with the right key it reports the model.
     let model = |output: &std::process::Output| -> Result<Value> {
         let report: Value = serde_json::from_slice(&output.stdout)?;
         Ok(report["checks"].as_array().into_iter().flatten().find(|check| check["subject"] == "model").cloned().into())
@@ -307,7 +307,7 @@ async fn a_reindex_that_goes_on_after_a_restart_waits_for_a_provider_that_is_awa
         provider.always(Some(Fault::Status(503)));
         anyhow::Ok(())
     };
-    // So slow that it has not ended when it has begun.
+    // So slow that the reindex is still running when the test goes on.
     provider.always(Some(Fault::Slow(Duration::from_secs(1))));
     tokio::select! {
         output = context.walvec(&["reindex"]) => anyhow::bail!("{}", String::from_utf8_lossy(&output?.stderr)),
@@ -335,7 +335,7 @@ async fn another_model_behind_the_same_name_is_refused_until_the_former_one_is_b
 ) -> Result<()> {
     let provider = TestProvider::start().await?;
     context.execute(TABLE).await?;
-    // With the dimension given there is nothing else to ask the provider at the start.
+    // If the dimension is configured, walvec has no other reason to call the provider at the start.
     for settings in [
         items("openai/m", &provider.openai_url()),
         items("openai/m", &provider.openai_url()).with("embedding", json!({ "dimensions": 64 })),
@@ -355,7 +355,7 @@ async fn another_model_behind_the_same_name_is_refused_until_the_former_one_is_b
     walvec.caught_up(&context).await?;
     walvec.stop().await?;
     assert_eq!(image::compare(&context, &image_of_items()).await?, 500);
-    // Whoever wants the other one begins anew.
+    // To use the other model, everything is embedded again.
     provider.swap_model();
     let purged = context.walvec(&["reset", "--purge", "--force"]).await?;
     assert!(purged.status.success(), "{}", String::from_utf8_lossy(&purged.stderr));
@@ -366,10 +366,10 @@ async fn another_model_behind_the_same_name_is_refused_until_the_former_one_is_b
     walvec.stop().await
 }
 
-/// Has the model compared again and again, without a pause to speak of.
+/// A failpoint that has the model compared every 100 ms.
 const CHECKED_ALL_THE_TIME: &str = "model-check-pause=return(100)";
 
-/// Waits for the end of a walvec that has found another model, and checks what it says.
+/// Waits until a walvec ends that has found another model, and checks its message.
 async fn stops_because_of_the_model(walvec: Walvec) -> Result<()> {
     let words = walvec.fails_with(3).await?;
     for part in ["E_MODEL_CHANGED", "openai/m", "What was written since 20", "walvec reset --purge"] {
@@ -397,7 +397,7 @@ async fn a_model_that_changes_under_its_name_while_walvec_runs_stops_it(context:
     walvec.is_alive()?;
     provider.swap_model();
     stops_because_of_the_model(walvec).await?;
-    // The status says it too, and the next start says the same.
+    // The status reports it too, and so does the next start.
     let status = String::from_utf8(context.walvec(&["status"]).await?.stdout)?;
     assert!(status.contains("E_MODEL_CHANGED"), "{status}");
     let refused = String::from_utf8(context.walvec(&["run"]).await?.stderr)?;
@@ -425,7 +425,7 @@ async fn a_model_that_changes_while_its_provider_is_away_stops_walvec_and_what_i
     provider.swap_model();
     provider.always(None);
     stops_because_of_the_model(walvec).await?;
-    // What was written in between is of the other model, until it is mended.
+    // Points written in between have vectors of the other model, until they are repaired.
     provider.swap_model();
     let mut walvec = context.start(&settings).await?;
     walvec.caught_up(&context).await?;
@@ -441,7 +441,7 @@ async fn a_model_that_changed_is_found_although_its_provider_did_not_answer_at_t
 ) -> Result<()> {
     let provider = TestProvider::start().await?;
     context.execute(TABLE).await?;
-    // With the dimension given a start does not need the provider.
+    // If the dimension is configured, a start does not need the provider.
     let settings = items("openai/m", &provider.openai_url()).with("embedding", json!({ "dimensions": 64 }));
     let mut walvec = context.start(&settings).await?;
     walvec.caught_up(&context).await?;

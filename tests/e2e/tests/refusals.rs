@@ -1,5 +1,5 @@
-//! What cannot work ends in a clear message with a remedy, a code on the last line and the documented exit code, and
-//! leaves everything as it was.
+//! Attempts that cannot work end in a clear message with a remedy, a code on the last line and the documented exit
+//! code, and leave everything as it was.
 
 use std::fs;
 use std::net::TcpListener;
@@ -178,11 +178,12 @@ async fn a_second_process_is_refused(context: TestContext) -> Result<()> {
     context.execute(TABLE).await?;
     let mut walvec = context.start(&items()).await?;
     walvec.caught_up(&context).await?;
-    // The same port as the first: what counts is that there is a first.
+    // The second walvec gets the port of the first, and is refused because the first runs, not because the port is
+    // taken.
     let listen = walvec.address().to_string();
     let second = context.walvec(&["run", "--listen", &listen]).await?;
     check(&second, 3, "E_LOCKED", &["data", "help:"])?;
-    // The first goes on, and answers for others.
+    // The first walvec goes on, and commands get their answers from it.
     let found = context.walvec(&["search", "one", "--json"]).await?;
     let answer: Value = serde_json::from_slice(&found.stdout)?;
     assert_eq!(answer["hits"][0]["id"], 1);
@@ -190,7 +191,7 @@ async fn a_second_process_is_refused(context: TestContext) -> Result<()> {
     Ok(())
 }
 
-/// Gaps are left to a person.
+/// Returns settings with `on_gap: stop`, which leaves gaps to a person.
 fn strict() -> Settings {
     items().with("source", json!({ "on_gap": "stop" }))
 }

@@ -1,4 +1,4 @@
-//! Another model, text or payload: built beside what answers searches, then switched to in one step.
+//! Another model, text or payload: built while the old collections answer searches, then switched to in one step.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -39,12 +39,12 @@ fn name_and_body(row: &Payload) -> String {
     format!("{}: {}", name(row), row["body"].as_str().unwrap_or_default())
 }
 
-/// What the collection is before.
+/// Returns the settings before the reindex.
 fn before() -> Settings {
     Settings::new([Collection::new("items", "public.items", "{{ name }}")])
 }
 
-/// What it is to be: another text, another model, another payload.
+/// Returns the settings after the reindex: another text, another model, another payload.
 fn after() -> Settings {
     let collection = Collection::new("items", "public.items", "{{ name }}: {{ body }}");
     Settings::new([collection.with("payload", json!(["id", "name"]))]).with("embedding", json!({"model": "hash/32"}))
@@ -64,7 +64,7 @@ async fn create(context: &TestContext) -> Result<()> {
     context.execute(&format!("{table}; {rows}")).await
 }
 
-/// Runs a command that has to succeed, and gives back what it printed.
+/// Runs a command that has to succeed, and returns what it printed.
 async fn succeed(context: &TestContext, arguments: &[&str]) -> Result<String> {
     let output = context.walvec(arguments).await?;
     if !output.status.success() {
@@ -73,7 +73,7 @@ async fn succeed(context: &TestContext, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// The collections of the data directory, and the one that is served.
+/// Returns the collections of the data directory, and the one that is served.
 fn collections(data: &Path) -> Result<(Vec<String>, String)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(data.join("collections"))? {
@@ -92,7 +92,7 @@ async fn slots(context: &TestContext) -> Result<Vec<String>> {
     Ok(context.sql.query(query, &[]).await?.iter().map(|row| row.get(0)).collect())
 }
 
-/// Searches and writes until told to stop.
+/// A task that searches and writes until it is stopped.
 struct Load {
     stop: Arc<AtomicBool>,
     searches: Arc<AtomicU64>,
@@ -133,7 +133,7 @@ impl Load {
         Ok(Self { stop, searches, task })
     }
 
-    /// Ends it; fails if any search has failed.
+    /// Stops the load and returns the number of searches; fails if any search has failed.
     async fn end(self) -> Result<u64> {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await??;
@@ -158,7 +158,7 @@ async fn searches_are_answered_and_no_change_is_lost_while_the_model_changes(con
     let (found, served) = collections(&context.data_directory())?;
     assert_eq!((found, served.as_str()), (vec!["items__1".to_owned(), "items__2".to_owned()], "items__2"));
 
-    // The next start goes on with it, and the next reindex removes what was kept.
+    // The next start goes on with the new collection, and the next reindex removes the one that was kept.
     let mut walvec = context.start(&after()).await?;
     assert_eq!(walvec.caught_up(&context).await?.generation.0, 2, "no new snapshot");
     context.configure(&before())?;
@@ -177,7 +177,7 @@ async fn the_same_on_a_server_whose_alias_is_switched_in_one_step(context: TestC
     let mut walvec = context.start(&before().with("sink", sink.clone())).await?;
     walvec.caught_up(&context).await?;
     context.configure(&after().with("sink", sink))?;
-    // The server is not well at the decisive moment.
+    // The server fails at the switch of the aliases.
     server.faults().next_on(Call::UpdateAliases, Fault::Status(Code::Unavailable, "electing a leader".to_owned()));
     let load = Load::start(&context, &walvec).await?;
     succeed(&context, &["reindex"]).await?;
@@ -245,7 +245,7 @@ async fn a_kill_while_only_the_payload_changes_does_the_same(context: TestContex
     kill_again_and_again(&context, &Settings::new([collection]), &expected).await
 }
 
-/// Kills walvec during a reindex to `after`, later and later, until it has ended before.
+/// Kills walvec during a reindex to `after`, later each time, until the reindex ends before the kill.
 async fn kill_again_and_again(context: &TestContext, after: &Settings, expected: &Expected) -> Result<()> {
     create(context).await?;
     let mut walvec = context.start(&before()).await?;
@@ -297,7 +297,7 @@ async fn connections_that_are_cut_again_and_again_during_a_reindex_lose_nothing(
     let output = loop {
         tokio::select! {
             output = &mut reindex => break output?,
-            // As often as the next search is answered, and at last not any more.
+            // Cuts the connections after every 20th search, but not after 200 searches, so that the reindex can end.
             hits = walvec.search("name 7", 1) => {
                 hits?;
                 cuts += 1;
@@ -308,7 +308,8 @@ async fn connections_that_are_cut_again_and_again_during_a_reindex_lose_nothing(
         }
     };
     load.end().await?;
-    // Cut at the last moment it is given up, and everything is as it was; else it has taken over.
+    // If the reindex was cut at the last moment it is given up, and everything is as before; otherwise its collection
+    // is served.
     let expected = if output.status.success() { image_after() } else { image_before() };
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() || told.contains("E_REINDEX"), "{told}");
@@ -370,7 +371,7 @@ async fn a_crash_right_after_the_switch_ends_in_the_exact_image(context: TestCon
     let data = context.data_directory();
     context.configure(&after())?;
     succeed(&context, &["reindex"]).await?;
-    // As if the names had changed hands, and the state file knew nothing of it.
+    // This makes the state as if the aliases had been switched but the state file not written.
     let state = Store::open(&data)?;
     let mut checkpoint = state.checkpoint()?.context("no checkpoint")?;
     checkpoint.collections.insert("items".to_owned(), "the former one".to_owned());

@@ -1,4 +1,4 @@
-//! A Qdrant server instead of the engine inside the process: the same exactness, through its faults.
+//! A Qdrant server instead of the engine inside the process: collections stay exact through the server's faults.
 
 #![allow(clippy::print_stderr)]
 
@@ -52,7 +52,7 @@ fn image_of_items() -> Expected {
     Expected::of("items", |row| row["name"].as_str().unwrap_or_default().to_owned())
 }
 
-/// A walvec that has caught up.
+/// Starts walvec and waits until it has caught up.
 async fn followed(context: &TestContext, settings: &Settings) -> Result<Walvec> {
     let mut walvec = context.start(settings).await?;
     walvec.caught_up(context).await?;
@@ -95,7 +95,7 @@ async fn a_server_that_fails_in_every_way_holds_up_and_loses_nothing(context: Te
     .into_iter()
     .enumerate()
     {
-        // Twice: the client repeats reads by itself, once.
+        // The fault happens twice, because the client repeats a read once by itself.
         server.faults().next(fault.clone());
         server.faults().next(fault);
         context.execute(&format!("UPDATE items SET name = 'round {round} ' || id WHERE id <= 300")).await?;
@@ -120,7 +120,7 @@ async fn a_write_rate_limit_slows_walvec_down_and_loses_nothing(context: TestCon
     let mut walvec = followed(&context, &items(&server)).await?;
     let second = Duration::from_secs(1);
     server.limit_rates("items", RateLimits { writes: Some(60), reads: Some(200), per: second })?;
-    // New vectors, payloads alone and deletions, of each more than is let through at once.
+    // New vectors, payloads alone, and deletions: of each, more than the limit allows at once.
     let changes = "UPDATE items SET name = 'changed ' || id WHERE id <= 80;
         UPDATE items SET body = 'only the payload' WHERE id BETWEEN 81 AND 160;
         DELETE FROM items WHERE id > 230";
@@ -142,18 +142,18 @@ async fn a_server_that_comes_back_empty_is_filled_again(context: TestContext) ->
     let server = TestServer::start()?;
     context.execute(TABLE).await?;
     let mut walvec = followed(&context, &items(&server)).await?;
-    // Nobody changes a row: it is noticed all the same.
+    // walvec notices it although no row changes.
     server.restart_empty().await?;
     walvec.wait_for("a new snapshot", |now| now.generation.0 == 2 && now.phase == Phase::Streaming).await?;
     assert_eq!(same(&context, walvec, &server).await?, 1000);
-    // The same while walvec does not run.
+    // The collection is also lost while walvec does not run.
     server.restart_empty().await?;
     let walvec = followed(&context, &items(&server)).await?;
     assert_eq!(same(&context, walvec, &server).await?, 1000);
     Ok(())
 }
 
-/// A server before 1.19 that crashes may bring back what was removed by a filter.
+/// After a crash, a server before 1.19 may bring back points that were removed by a filter.
 async fn a_truncate_and_a_resync_remove_points_by_their_ids(context: TestContext) -> Result<()> {
     let server = TestServer::start()?;
     context.execute(TABLE).await?;
@@ -198,7 +198,7 @@ async fn a_server_that_refuses_filters_without_an_index_is_kept_in_step_and_a_se
         let refused = search("place=here").await?;
         let (status, words) = (refused.status(), refused.text().await?);
         ensure!(status.as_u16() == 400 && words.contains("`index:`") && words.contains("place"), "{status}: {words}");
-        // Read again whole, emptied, and swept.
+        // The table is read again as a whole, emptied, and swept.
         context.execute("ALTER TABLE items ALTER name TYPE varchar(100), ALTER place TYPE varchar(90)").await?;
         walvec.caught_up(&context).await?;
         context.execute("BEGIN; TRUNCATE items; INSERT INTO items VALUES (1, 'after'), (2, 'too'); COMMIT").await?;
@@ -216,7 +216,7 @@ async fn a_server_that_refuses_filters_without_an_index_is_kept_in_step_and_a_se
     Ok(())
 }
 
-/// What a point of the server shows as its name; `None` if there is no such point.
+/// Returns the name in the payload of a point on the server; `None` if there is no such point.
 async fn shown(server: &TestServer, id: u64) -> Result<Option<String>> {
     let points = image::points(&image::on_server("items", MODEL, &server.url())?).await?;
     let point = points.into_iter().find(|point| point.payload["id"] == id);
@@ -336,7 +336,7 @@ async fn points_that_a_new_data_directory_finds_no_rows_for_wait_for_a_person(co
     let server = TestServer::start()?;
     context.execute(TABLE).await?;
     followed(&context, &items(&server)).await?.stop().await?;
-    // As if another machine had been given the address of another database.
+    // This makes the state as if another machine were configured with the address of another database.
     std::fs::remove_dir_all(context.data_directory())?;
     context.execute("SELECT pg_drop_replication_slot(current_database())").await?;
     context.execute("DELETE FROM items WHERE id > 10").await?;
@@ -352,14 +352,14 @@ async fn points_that_a_new_data_directory_finds_no_rows_for_wait_for_a_person(co
     Ok(())
 }
 
-/// Where `WALVEC_TEST_QDRANT_URL` names one; says so loudly where it does not.
+/// Runs where `WALVEC_TEST_QDRANT_URL` names a server; prints a clear notice where it does not.
 async fn a_real_server_is_kept_in_step_and_reindexed_like_the_one_for_tests(context: TestContext) -> Result<()> {
     let Ok(url) = std::env::var("WALVEC_TEST_QDRANT_URL") else {
         eprintln!("NOT TRIED on a real Qdrant server: set WALVEC_TEST_QDRANT_URL=http://localhost:6334");
         return Ok(());
     };
     let server = Server::at(&url);
-    // Tests run beside each other on one server: each has a collection of its own.
+    // Tests run concurrently on one server, so each has a collection of its own.
     let name: &'static str = Box::leak(format!("walvec_e2e_{}", context.slot()).into_boxed_str());
     Remote::purge(server.clone(), name).await?;
     let settings = |text: &str| {

@@ -1,4 +1,4 @@
-//! Sessions on PostgreSQL: limits, logins and streams that are not as they should be.
+//! Sessions on PostgreSQL: limits that are reached, logins that fail, and streams that hang.
 
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal, kill_process};
@@ -38,7 +38,7 @@ async fn walsender(context: &TestContext) -> Result<Pid> {
     Pid::from_raw(pid).context("no walsender")
 }
 
-/// Stops a process of the server where it has nothing to do: one that is stopped in the middle of its work looks busy.
+/// Suspends a process of the server while it is idle: a process that is suspended in the middle of its work looks busy.
 async fn freeze_idle(context: &TestContext, pid: Pid) -> Result<()> {
     let query =
         "SELECT coalesce(wait_event_type IN ('Activity', 'Client'), false) FROM pg_stat_activity WHERE pid = $1";
@@ -62,7 +62,7 @@ async fn a_replication_connection_that_the_server_still_counts_is_waited_for(con
     create(&context).await?;
     let mut walvec = context.start(&items()).await?;
     walvec.caught_up(&context).await?;
-    // Dead for walvec, and alive for the limit.
+    // To walvec the connection is dead, but the server still counts it.
     let pid = walsender(&context).await?;
     freeze_idle(&context, pid).await?;
     let waiting = walvec.wait_for("the lack of a connection is shown", is_waiting_for_a_connection).await;

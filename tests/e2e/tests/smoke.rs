@@ -1,4 +1,4 @@
-//! A row's way from a commit into a search, and through a restart and a kill.
+//! A row from its commit to a search, and through a restart and a kill.
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -142,7 +142,7 @@ async fn a_filter_that_would_break_the_applications_own_statements_is_refused(co
         let check = context.walvec(&["check"]).await?;
         assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
     }
-    // By the key alone it needs nothing.
+    // A filter on the key needs nothing more.
     let collection = Collection::new("books", "public.books", "{{ name }}").with("where", "id % 2 = 1".into());
     context.execute("ALTER TABLE books REPLICA IDENTITY DEFAULT").await?;
     let mut walvec = context.start(&Settings::new([collection])).await?;
@@ -179,7 +179,7 @@ async fn a_crash_of_the_server_loses_nothing(mut context: TestContext) -> Result
     context.reconnect().await?;
     context.execute("INSERT INTO books SELECT n, 'Volume ' || n FROM generate_series(600, 619) n").await?;
     walvec.caught_up(&context).await?;
-    // An orderly shutdown ends the stream in another way than a crash.
+    // An orderly shutdown of the server ends the stream differently than a crash.
     context.cluster().stop_fast().await?;
     context.cluster().start_again().await?;
 

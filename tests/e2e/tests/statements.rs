@@ -1,4 +1,5 @@
-//! The application's own statements work as if walvec were not there, also after somebody made a mistake.
+//! The application's own statements work as if walvec were not there, even after a mistake in the configuration or the
+//! schema.
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -34,7 +35,7 @@ async fn running(context: &TestContext, settings: &Settings) -> Result<Walvec> {
     Ok(walvec)
 }
 
-/// That a `walvec run` ends, and what it says.
+/// Checks that `walvec run` ends with this code, and returns what it printed.
 async fn refused(context: &TestContext, code: &str) -> Result<String> {
     let output = context.walvec(&["run"]).await?;
     let words = String::from_utf8(output.stderr)?;
@@ -42,7 +43,8 @@ async fn refused(context: &TestContext, code: &str) -> Result<String> {
     Ok(words)
 }
 
-/// Statements of the application that PostgreSQL refuses on a table that is published and should not be.
+/// Checks that PostgreSQL accepts statements of the application that it would refuse on a table that is published
+/// wrongly.
 async fn can_write(context: &TestContext, table: &str) -> Result<()> {
     context.execute(&format!("UPDATE {table} SET name = name || '!'; DELETE FROM {table} WHERE id = 1")).await
 }
@@ -57,7 +59,7 @@ async fn a_filter_that_is_added_later_is_refused_before_it_breaks_the_applicatio
     let words = refused(&context, "E_REPLICA_IDENTITY").await?;
     ensure!(words.contains(r#"ALTER TABLE "public"."books" REPLICA IDENTITY FULL;"#), "{words}");
     can_write(&context, "books").await?;
-    // With the remedy it is what was asked for.
+    // With the remedy the filter works as configured.
     context.execute("ALTER TABLE books REPLICA IDENTITY FULL").await?;
     let mut walvec = running(&context, &filtered).await?;
     can_write(&context, "books").await?;

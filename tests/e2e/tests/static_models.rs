@@ -26,7 +26,7 @@ async fn items(context: &TestContext, words: &[&str]) -> Result<Settings> {
     Ok(settings.with("embedding", json!({ "model": model })))
 }
 
-/// Its vectors are those of the embedder that the comparison uses, of the words it knows.
+/// Returns the expected image. For the words that the model knows, its vectors are those of the comparison's embedder.
 fn image_of_items() -> Expected {
     Expected::of("items", |row| row["body"].as_str().unwrap_or_default().to_owned())
 }
@@ -75,7 +75,7 @@ async fn another_static_model_or_a_broken_one_is_refused_with_what_to_do(context
         assert_eq!((output.status.code(), stderr.lines().last()), (Some(3), Some(code)), "{stderr}");
         Ok(stderr)
     };
-    // The same place, other vectors.
+    // A model in the same directory with other vectors.
     items(&context, &["sea", "whale"]).await?;
     assert!(refused("E_FINGERPRINT").await?.contains("walvec reindex"));
     std::fs::write(context.directory().join("model/model.safetensors"), "cut off")?;

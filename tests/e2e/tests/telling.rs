@@ -1,4 +1,4 @@
-//! What the commands tell people and programs: hits, the status of a walvec that runs or has stopped, and errors.
+//! What the commands print for people and programs: hits, the status of a walvec that runs or has stopped, and errors.
 
 use std::fs;
 
@@ -47,7 +47,7 @@ async fn hits_are_tab_separated_values_for_other_programs(context: TestContext) 
     assert!(lines[1..].iter().any(|line| line.ends_with("\t2\t2\ttwo\t\\N")), "{running}");
     let as_json = told_as_json(&context, &["search", "one", "two", "--limit", "2", "--json"]).await?;
     walvec.stop().await?;
-    // While nothing runs, the hits and their scores are as before.
+    // While walvec does not run, the hits and their scores are as before.
     assert_eq!(told(&context, &["search", "one", "two", "--limit", "2"]).await?, running);
     let stopped = told_as_json(&context, &["search", "one two", "--limit", "2", "--json"]).await?;
     assert_eq!((&stopped["query"], &stopped["hits"]), (&json!("one two"), &as_json["hits"]));

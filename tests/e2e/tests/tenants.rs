@@ -54,7 +54,7 @@ async fn a_row_that_changes_its_tenant_changes_its_shard_and_is_never_there_twic
     assert_eq!(status.collections[0].dead_letters, 0);
     assert_eq!((found(&walvec, "tenant=new").await?, found(&walvec, "tenant=of nobody").await?), (15, 0));
     walvec.kill().await?;
-    // The stream since the last stored position comes once more.
+    // The stream since the last stored position is repeated.
     context.execute("UPDATE items SET tenant = 'last' WHERE id IN (1, 50, 60)").await?;
     let mut walvec = context.start(&sharded_by("tenant", &server)).await?;
     walvec.caught_up(&context).await?;

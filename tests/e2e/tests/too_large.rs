@@ -1,4 +1,5 @@
-//! Rows that fit into no message of PostgreSQL, which has at most 1 GB: as text, a `bytea` of 600 MB takes twice that.
+//! Rows that do not fit into a message of PostgreSQL, which holds at most 1 GB: as text, a `bytea` of 600 MB takes 1.2
+//! GB.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -31,7 +32,7 @@ fn names_alone() -> Settings {
     Settings::new([Collection::new("docs", "public.docs", "{{ name }}").with("payload", json!(["name"]))])
 }
 
-/// The names that are found, in the order of their rows.
+/// Returns the names that a search finds, in the order of their rows.
 async fn names(walvec: &Walvec) -> Result<Vec<String>> {
     let mut hits = walvec.search("one two three four", 10).await?;
     hits.sort_by_key(|hit| hit["id"].as_i64());
@@ -55,7 +56,7 @@ async fn a_value_that_fits_into_no_message_does_not_stop_walvec_where_nothing_us
     let status = read_again(&mut walvec, &context).await?;
     ensure!(status.collections[0].dead_letters == 0 && status.collections[0].embeddings_computed == 3, "{status:?}");
     ensure!(names(&walvec).await? == ["one", "two", "three"]);
-    // Changes that leave the value alone come through the stream.
+    // Changes that do not touch the value come through the stream.
     context.execute("UPDATE docs SET name = 'four' WHERE id = 2; DELETE FROM docs WHERE id = 3").await?;
     let status = walvec.caught_up(&context).await?;
     ensure!(status.generation.0 == 2 && names(&walvec).await? == ["one", "four"]);
@@ -76,12 +77,12 @@ async fn a_row_that_fits_into_no_message_is_parked_and_the_others_go_on(context:
     let told = String::from_utf8(verified.stdout)?;
     let report: Value = serde_json::from_str(&told).with_context(|| format!("{told}{:?}", verified.stderr))?;
     ensure!(report["collections"][0]["dead_letters"] == 1 && report["collections"][0]["rows"] == 2, "{told}");
-    // An update that leaves the value alone: the row is read again, and still cannot be sent.
+    // After an update that does not touch the value, the row is read again, and still cannot be sent.
     context.execute("UPDATE docs SET name = 'four'").await?;
     let status = walvec.caught_up(&context).await?;
     ensure!(status.generation.0 == 2 && status.collections[0].dead_letters == 1, "{status:?}");
     ensure!(names(&walvec).await? == ["four", "four"]);
-    // A version that can be sent takes it back.
+    // A version that can be sent clears the parked row.
     context.execute("UPDATE docs SET name = 'two', body = 'x' WHERE id = 2").await?;
     let status = walvec.caught_up(&context).await?;
     ensure!(status.collections[0].dead_letters == 0, "{status:?}");
@@ -101,7 +102,7 @@ async fn with_a_list_of_the_used_columns_the_others_do_not_leave_postgresql(cont
     walvec.stop().await?;
     context.execute("DELETE FROM docs WHERE id = 2").await?;
 
-    // Another column is used: the list follows, and the rows are read again.
+    // If another column is used, the publication's list follows, and the rows are read again.
     let settings =
         Settings::new([Collection::new("docs", "public.docs", "{{ name }}").with("payload", json!(["name", "body"]))])
             .with("source", json!({ "columns": "used" }));

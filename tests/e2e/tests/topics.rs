@@ -1,4 +1,4 @@
-//! Topics and collections that lose something, and brokers that go away: noticed, waited for, never passed over.
+//! Topics and collections that lose something, and brokers that go away: walvec notices a loss and waits for a broker.
 
 use std::time::{Duration, Instant};
 
@@ -36,8 +36,8 @@ async fn confirmed(context: &TestContext) -> Result<Lsn> {
     Ok(slot.parse()?)
 }
 
-/// Changes rows, and says where the WAL was right before the commit: what others write in other databases may be confirmed up to
-/// there.
+/// Changes rows, and returns the WAL position right before the commit: up to there, what other tests write in other databases
+/// may be confirmed.
 async fn changed(context: &TestContext, change: &str) -> Result<Lsn> {
     let statements = format!("BEGIN; {change}; SELECT pg_current_wal_insert_lsn()::text; COMMIT");
     let messages = context.sql.simple_query(&statements).await?;
@@ -99,7 +99,7 @@ async fn nothing_is_confirmed_that_the_broker_does_not_have(context: TestContext
         kafka.broker().pause()?;
         let before = changed(&context, &format!("UPDATE items SET n = {round} + 1 WHERE id <= 100")).await?;
         let position = context.wal_position().await?;
-        // It has read them: nothing but the broker holds them up.
+        // Capture has read the changes, so only the broker holds them up.
         let sent = "SELECT sent_lsn::text FROM pg_stat_replication JOIN pg_replication_slots ON pid = active_pid
                     WHERE slot_name = $1";
         walvec_e2e::wait::until("the changes were sent to walvec", async || {
@@ -111,7 +111,7 @@ async fn nothing_is_confirmed_that_the_broker_does_not_have(context: TestContext
         assert!(status.applied_lsn <= before, "{} is taken for written", status.applied_lsn);
         assert!(confirmed(&context).await? <= before, "what no broker has was confirmed");
         if round == 1 {
-            // Asked to stop it gives up waiting, and forgets nothing.
+            // When capture is asked to stop it gives up waiting, and loses nothing.
             capture.stop().await?;
             assert!(confirmed(&context).await? <= before, "what no broker has was confirmed");
             kafka.broker().resume()?;
@@ -138,7 +138,7 @@ async fn a_stop_is_obeyed_while_the_broker_is_away_and_the_queue_is_full(context
     context.execute(TABLE).await?;
     let capture = captured(&context, &settings).await?;
     kafka.broker().pause()?;
-    // More than fits into the queue.
+    // These records are more than the queue holds.
     context.execute("UPDATE items SET body = repeat(md5(id::text), 15000) WHERE id <= 250").await?;
     let stuck =
         "SELECT wait_event = 'WalSenderWriteData' FROM pg_stat_activity JOIN pg_replication_slots ON pid = active_pid
@@ -217,7 +217,7 @@ async fn records_that_were_removed_before_a_worker_read_them_stop_it(context: Te
     context.execute("UPDATE items SET name = 'later' WHERE id % 7 = 0").await?;
     capture.caught_up(&context).await?;
     for _ in 0..2 {
-        // A second attempt meets the same.
+        // A second attempt fails in the same way.
         let worker = context.start_stage(&settings, "index", "1").await?;
         let words = worker.fails_with(3).await?;
         assert!(words.contains("E_GAP"), "{words}");
@@ -244,7 +244,7 @@ async fn remove_records(context: &TestContext, kafka: &Kafka) -> Result<()> {
     kafka.broker().tool("org.apache.kafka.tools.DeleteRecordsCommand", &["--offset-json-file", &file]).await.map(drop)
 }
 
-/// Kafka's own command.
+/// The Java class of Kafka's own command for topics.
 const TOPICS: &str = "org.apache.kafka.tools.TopicCommand";
 
 async fn a_topic_that_was_deleted_is_made_anew_and_written_again(context: TestContext) -> Result<()> {
@@ -295,17 +295,17 @@ async fn collections_that_were_removed_stop_the_workers(context: TestContext) ->
     let mut two = context.start_stage(&settings, "index", "two").await?;
     both_work(&mut one, &mut two).await?;
     kafka.indexed(&context, &mut capture, &mut [&mut one, &mut two]).await?;
-    // Nobody changes a row: it is noticed all the same.
+    // The worker notices it although no row changes.
     server.restart_empty().await?;
     for worker in [one, two] {
         let words = worker.fails_with(3).await?;
         assert!(words.contains("E_COLLECTION"), "{words}");
         assert!(words.contains("walvec reset"), "{words}");
     }
-    // The same for one that comes back.
+    // A worker that is started again stops for the same reason.
     let words = context.start_stage(&settings, "index", "one").await?.fails_with(3).await?;
     assert!(words.contains("E_COLLECTION"), "{words}");
-    // And while no worker runs.
+    // The collection is also lost while no worker runs.
     server.restart_empty().await?;
     let words = context.start_stage(&settings, "index", "two").await?.fails_with(3).await?;
     assert!(words.contains("E_COLLECTION"), "{words}");
@@ -326,17 +326,18 @@ async fn records_that_are_too_large_are_parked_and_later_versions_take_them_back
     context
         .execute(&format!("UPDATE items {large} WHERE id <= 4; UPDATE items SET name = 'beside it' WHERE id = 5"))
         .await?;
-    // Small as they are, these leave the large value out: nobody downstream has it.
+    // These updates are small, but leave out the large value, which no topic and no point has.
     context.execute("UPDATE items SET n = 7 WHERE id = 1").await?;
     kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
     assert_eq!(parked(&context).await?, 4);
     let difference = image::compare_on_server(&context, &image_of_items(), &server.url()).await;
     let difference = difference.expect_err("four rows are behind").to_string();
     assert!(difference.contains("4 stale") && !difference.contains("missing"), "{difference}");
-    // As it should be, and nowhere as it is: a row of two versions there has never been.
+    // The difference has the new value once, as expected and not as stored: the point never mixes two versions of the
+    // row.
     assert_eq!(difference.matches("Number(7)").count(), 1, "{difference}");
 
-    // Also by a capture that has to be told which rows these are.
+    // The same holds for a capture that is started again and has to read which rows are parked.
     capture.stop().await?;
     capture = context.start_stage(&settings, "capture", "1").await?;
     context
@@ -352,7 +353,7 @@ async fn records_that_are_too_large_are_parked_and_later_versions_take_them_back
     capture.stop().await
 }
 
-/// How many dead letters there are.
+/// Returns the number of dead letters.
 async fn parked(context: &TestContext) -> Result<usize> {
     let output = context.walvec(&["dead-letters", "list", "--json"]).await?;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -377,7 +378,7 @@ async fn compacted_topics_fill_a_collection_from_the_beginning(context: TestCont
         )
         .await?;
     capture.caught_up(&context).await?;
-    // A worker that comes late, and through the topic of vectors as well.
+    // A worker that starts late, and the path through the topic of vectors, end in the same image.
     let mut worker = context.start_stage(&settings, "index", "1").await?;
     kafka.indexed(&context, &mut capture, &mut [&mut worker]).await?;
     worker.stop().await?;
@@ -396,7 +397,8 @@ async fn compacted_topics_fill_a_collection_from_the_beginning(context: TestCont
     Ok(())
 }
 
-/// Records of one row are in two partitions then, of which the later one may be read first.
+/// When a topic gets more partitions, the records of a row may be in two partitions, and the later record may be read
+/// first.
 async fn a_topic_that_gets_more_partitions_is_written_again_in_their_order(context: TestContext) -> Result<()> {
     if !can_test("more partitions") {
         return Ok(());

@@ -1,5 +1,5 @@
-//! What the type table promises (docs/types.md): each type is stored, rendered, filtered, sorted, shown and verified, and no filter that
-//! cannot match is answered with an empty list.
+//! The promises of the type table (docs/types.md): each type is stored, rendered, filtered, sorted, shown and verified, and a filter
+//! that cannot match is refused instead of answered with an empty list.
 
 use std::collections::BTreeSet;
 
@@ -30,18 +30,18 @@ struct Case {
     sql: &'static str,
     /// The two values, as SQL writes them.
     values: [&'static str; 2],
-    /// As they are stored.
+    /// The two values as they are stored.
     stored: [Value; 2],
-    /// As a template prints the first one.
+    /// The first value as a template prints it.
     printed: &'static str,
     index: Option<&'static str>,
     /// Filters, and which rows they find.
     finds: &'static [(&'static str, &'static [u64])],
-    /// Filters that cannot match, and a part of what is answered.
+    /// Filters that cannot match, and a part of the answer to each.
     refuses: &'static [(&'static str, &'static str)],
-    /// Orders of points, and in which one the rows come. The row 3, which has no value, is the last.
+    /// Values of `order_by`, and the order of the rows for each. The row 3, which has no value, is the last.
     sorts: &'static [(&'static str, &'static [u64])],
-    /// A part of what is answered to whoever sorts by the column; nothing if it can be sorted.
+    /// A part of the answer to a request that sorts by the column; empty if the column can be sorted.
     unsorted: &'static str,
 }
 
@@ -365,7 +365,7 @@ const TYPES: &str = "CREATE EXTENSION citext; CREATE EXTENSION ltree; CREATE EXT
     SET lc_monetary = 'C'; CREATE TYPE mood AS ENUM ('ok', 'so so'); CREATE DOMAIN state AS mood; CREATE TYPE pair AS (a int, b text);
     CREATE DOMAIN price AS numeric(10,2); CREATE DOMAIN cost AS price CHECK (VALUE > 0);";
 
-/// The table with the rows 1 to 3.
+/// Returns the statements that create the table with the rows 1 to 3.
 fn table(cases: &[Case]) -> String {
     let columns: String = cases.iter().map(|case| format!(", {} {}", case.column, case.sql)).collect();
     let row = |row: usize| -> String { cases.iter().map(|case| format!(", {}", case.values[row])).collect() };
@@ -405,7 +405,7 @@ async fn verified(context: &TestContext) -> Result<()> {
     Ok(())
 }
 
-/// The ids that a search with this filter finds.
+/// Returns the ids that a search with this filter finds.
 async fn found(walvec: &Walvec, filter: &str) -> Result<BTreeSet<u64>> {
     let query = [("q", "one two three"), ("limit", "100"), ("filter", filter)];
     let answer: Value = walvec.get_json("/api/v1/search", &query).await.context(filter.to_owned())?;
@@ -413,7 +413,7 @@ async fn found(walvec: &Walvec, filter: &str) -> Result<BTreeSet<u64>> {
     Ok(hits.iter().filter_map(|hit| hit["id"].as_u64()).collect())
 }
 
-/// The ids in this order, of pages of a single point.
+/// Returns the ids in this order, read in pages of a single point.
 async fn sorted(walvec: &Walvec, order_by: &str) -> Result<Vec<u64>> {
     let (mut ids, mut cursor) = (Vec::new(), None::<String>);
     loop {
@@ -428,7 +428,7 @@ async fn sorted(walvec: &Walvec, order_by: &str) -> Result<Vec<u64>> {
     }
 }
 
-/// What is said to whoever sorts by a column that cannot be sorted.
+/// Checks that the answer to a request that sorts by a column that cannot be sorted contains `part`.
 async fn unsorted(walvec: &Walvec, column: &str, part: &str) -> Result<()> {
     let response = walvec.get("/api/v1/points", &[("order_by", column)]).await?;
     let (status, problem) = (response.status().as_u16(), response.json::<Value>().await?);
@@ -438,7 +438,8 @@ async fn unsorted(walvec: &Walvec, column: &str, part: &str) -> Result<()> {
     Ok(())
 }
 
-/// What is said of a filter that cannot match, by the API, the page and the command.
+/// Checks that the API, the page and the command refuse a filter that cannot match, each with a message that contains
+/// `part`.
 async fn refused(context: &TestContext, walvec: &Walvec, filter: &str, part: &str) -> Result<()> {
     let query = [("q", "one"), ("filter", filter)];
     for path in ["/api/v1/search", "/"] {
@@ -455,7 +456,7 @@ async fn refused(context: &TestContext, walvec: &Walvec, filter: &str, part: &st
 
 async fn every_type_keeps_its_promises(context: &TestContext, settings: &Settings, cases: &[Case]) -> Result<()> {
     let mut walvec = followed(context, settings, &table(cases)).await?;
-    // Once as copied, once as streamed.
+    // Each row is compared once after the copy and once after the stream.
     for how in ["copied", "streamed"] {
         let answer: Value = walvec.get_json("/api/v1/search", &[("q", "one"), ("limit", "10")]).await?;
         let hits = answer["hits"].as_array().context("no hits")?;
@@ -498,7 +499,7 @@ async fn every_type_keeps_its_promises(context: &TestContext, settings: &Setting
         client.post(format!("http://{}/api/v1/search", walvec.address())).json(&by_json).send().await?.json().await?;
     assert_eq!(answer["hits"][0]["id"], 1, "{answer:#}");
     walvec.stop().await?;
-    // With nothing running, the fields are known from before.
+    // While walvec does not run, the fields are known from the last run.
     let output = context.walvec(&["search", "one", "--json", "--filter", "flag=yes", "--filter", "price<50"]).await?;
     let answer: Value =
         serde_json::from_slice(&output.stdout).context(String::from_utf8_lossy(&output.stderr).into_owned())?;
@@ -653,7 +654,7 @@ async fn a_column_that_hides_the_row_is_named_and_the_row_is_reachable(context: 
     assert_eq!(status.collections[0].dead_letters, 0);
     verified(&context).await?;
     walvec.stop().await?;
-    // A row that cannot be rendered is found by looking at it.
+    // `check` renders rows, and so finds one that cannot be rendered.
     context.configure(&settings("{{ 1 // (id - 1) }}"))?;
     let output = context.walvec(&["check"]).await?;
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -724,7 +725,7 @@ async fn a_label_that_is_added_to_an_enum_while_walvec_runs_is_refused_no_more(c
     context.execute("ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'").await?;
     assert!(found(&walvec, "mood=fine").await.is_ok());
     refused(&context, &walvec, "mood=ok", "is no label of the enum; there are: great, fine, so so").await?;
-    // A label that nobody can check is accepted.
+    // A label is accepted if PostgreSQL cannot be asked.
     context.cluster().stop_fast().await?;
     assert_eq!(found(&walvec, "mood=glad").await?, BTreeSet::new());
     walvec.stop().await

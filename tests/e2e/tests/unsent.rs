@@ -1,5 +1,5 @@
-//! Large values that PostgreSQL does not send because an update has not touched them: they are read again, and never as they were
-//! before the change.
+//! Large values that PostgreSQL does not send because an update has not touched them: they are read again, and the value that is
+//! read is never older than the change.
 
 use anyhow::{Context as _, Result, ensure};
 use walvec_e2e::{Collection, Expected, Kafka, Settings, Test, TestContext, Walvec, image, repeats, test};
@@ -19,7 +19,8 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
 }
 
-/// The body is in the text and not stored, so that every update without it has to read it again.
+/// Returns settings with the body in the text but not in the payload, so walvec has to read it again after every update
+/// without it.
 fn items() -> Settings {
     let collection = Collection::new("items", "public.items", "{{ name }}: {{ body }}");
     Settings::new([collection.with("payload", serde_json::json!(["name"]))])
@@ -73,7 +74,7 @@ async fn a_row_waits_behind_a_broker_until_its_change_can_be_seen(mut context: T
     }
     let kafka = Kafka::shared(&context).await?;
     create(&context, 10).await?;
-    // Under the number that row 1 takes, there was another row with another body.
+    // Before row 1 takes this number, another row with another body has it.
     context.execute("INSERT INTO items VALUES (101, 'before', repeat('another body ', 300))").await?;
     let settings = kafka.carries(items());
     let mut capture = crate::broker::captured(&context, &settings).await?;
@@ -93,7 +94,7 @@ async fn a_row_waits_behind_a_broker_until_its_change_can_be_seen(mut context: T
     Ok(())
 }
 
-/// Changes of the key and of another column, each in a session of its own.
+/// Changes keys and another column, each in a session of its own.
 async fn change(context: &TestContext, rows: u32, changes: u64) -> Result<()> {
     for change in 0..changes {
         let id = change % u64::from(rows) + 1;
@@ -136,7 +137,8 @@ async fn changes_in_sessions_of_their_own_lose_no_row_behind_a_broker(context: T
     Ok(())
 }
 
-/// The version between the one that is stored and the one that lacks the value could not be rendered, and nobody misses it.
+/// The version between the stored one and the one that lacks the value could not be rendered, and its dead letter was
+/// dropped.
 async fn a_value_of_a_version_that_was_dropped_unread_is_not_taken_from_the_one_before(
     context: TestContext,
 ) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Values that stores or readers cannot hold as they are, and keys of types that extensions bring.
+//! Values that stores or readers cannot hold as they are, and keys with types from extensions.
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ async fn verified(context: &TestContext, arguments: &[&str]) -> Result<Value> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// Lists and objects of these depths, as jsonb, as json, inside an array and as a computed field.
+/// A table with nested lists and objects, as jsonb, as json, inside an array and as a computed field.
 const DEEP: &str = "CREATE TABLE items (id int PRIMARY KEY, title text, b jsonb, j json, l jsonb[]);
     CREATE FUNCTION deep(depth int) RETURNS text LANGUAGE sql AS
         $$ SELECT repeat('[', depth) || '1' || repeat(']', depth) $$;
@@ -84,7 +84,8 @@ async fn documents_of_any_depth_are_stored_on_a_server(context: TestContext) -> 
     Ok(())
 }
 
-/// Documents and lists that no update sends again: a server knows neither the order of their fields nor large integers.
+/// A table with documents and lists that no update sends again. A server keeps neither the order of their fields nor
+/// large integers.
 const UNSENT: &str = "CREATE TABLE items (id int PRIMARY KEY, n int, b jsonb, big jsonb, f float8[], tags text[], body text);
     ALTER TABLE items ALTER b SET STORAGE EXTERNAL, ALTER big SET STORAGE EXTERNAL, ALTER f SET STORAGE EXTERNAL,
         ALTER tags SET STORAGE EXTERNAL, ALTER body SET STORAGE EXTERNAL;
@@ -133,7 +134,7 @@ async fn rows_with_keys_of_types_that_extensions_bring_are_read_again_and_compar
     let status = walvec.caught_up(&context).await?;
     assert_eq!(status.collections[0].embeddings_computed, 10);
     verified(&context, &[]).await?;
-    // What differs is read again by its key, and repaired by it.
+    // Rows that differ are read again and repaired by their keys.
     let collection = image::on_server("items", MODEL, &server.url())?;
     let lost = collection.page(None, 1, false).await?.points.pop().context("no point")?;
     collection.write(vec![Write::Delete(lost.id)]).await?;

@@ -1,4 +1,4 @@
-//! `walvec verify` finds every sort of mismatch, finds none where there is none, and has them mended.
+//! `walvec verify` finds every sort of mismatch, finds none where there is none, and repairs what it finds.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ async fn followed(context: &TestContext, settings: &Settings) -> Result<Walvec> 
     Ok(walvec)
 }
 
-/// What `walvec verify --json` reports, and its exit code.
+/// Returns the report of `walvec verify --json`, and its exit code.
 async fn verify(context: &TestContext, arguments: &[&str]) -> Result<(Value, i32)> {
     let output = context.walvec(&[&["verify", "--json"], arguments].concat()).await?;
     let code = output.status.code().context("it was killed")?;
@@ -53,19 +53,19 @@ async fn verify(context: &TestContext, arguments: &[&str]) -> Result<(Value, i32
     Ok((report.with_context(|| format!("exit code {code}: {errors}"))?, code))
 }
 
-/// The numbers of mismatches: missing, extra, stale, chunks, bad vectors.
+/// Returns the numbers of mismatches: missing, extra, stale, chunks, bad vectors.
 fn mismatches(report: &Value) -> [u64; 5] {
     ["missing", "extra", "stale", "chunks", "bad_vectors"].map(|sort| report[sort].as_u64().unwrap_or(u64::MAX))
 }
 
-/// Everything is equal, and as many rows as points.
+/// Checks that everything is equal and that there are as many rows as points, and returns the report.
 async fn assert_equal(context: &TestContext, arguments: &[&str]) -> Result<Value> {
     let (report, code) = verify(context, arguments).await?;
     assert_eq!((mismatches(&report), code), ([0; 5], 0), "{report:#}");
     Ok(report)
 }
 
-/// Writes `change(0)`, `change(1)`, and so on, each as soon as walvec has applied the one before: no faster than it can follow.
+/// Runs `change(0)`, `change(1)` and so on, each as soon as walvec has applied the one before, so walvec can always follow.
 async fn keep_writing(context: &TestContext, walvec: &Walvec, change: impl Fn(u64) -> String) -> Result<()> {
     let session = context.connect().await?;
     for round in 0.. {
@@ -177,7 +177,7 @@ async fn every_type_and_sort_of_key_compares_equal(context: TestContext) -> Resu
         assert_eq!(report["collections"].as_array().map(Vec::len), Some(7));
         assert_eq!(report["rows"], report["sampled"], "{report:#}");
         walvec.stop().await?;
-        // The same values through the stream.
+        // The same values arrive through the stream.
         context.execute("UPDATE types SET number = number + 5000; UPDATE texts SET id = id || 'x'").await?;
     }
     Ok(())
@@ -219,7 +219,7 @@ async fn filters_computed_fields_and_quoted_names_compare_equal(context: TestCon
     Ok(())
 }
 
-/// Each corruption of a collection of `items`, with the sort under which it is to be found.
+/// Corrupts points of a collection of `items` in every way that `verify` should find.
 ///
 /// | Point | |
 /// |---|---|
@@ -274,7 +274,7 @@ async fn corrupt(collection: &(impl Sink + Search)) -> Result<Vec<Point>> {
     Ok(points)
 }
 
-/// The differing fields of the example with this id.
+/// Returns the fields in which the example with this id differs.
 fn fields(report: &Value, id: u64) -> Vec<String> {
     let examples = report["collections"][0]["examples"].as_array().cloned().unwrap_or_default();
     let example = examples.into_iter().find(|example| example["id"] == id).unwrap_or_default();
@@ -282,7 +282,7 @@ fn fields(report: &Value, id: u64) -> Vec<String> {
     differences.iter().map(|difference| difference["field"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Finds everything, has it mended, and finds nothing more.
+/// Checks that `verify` finds every corruption, repairs it, and then finds nothing more.
 async fn found_and_mended(context: &TestContext, walvec: &mut Walvec, extra: u64) -> Result<()> {
     let expected = [2, extra, 7, 2, 2];
     let (report, code) = verify(context, &["--sample", "all"]).await?;
@@ -342,7 +342,7 @@ async fn every_corruption_of_the_embedded_engine_is_found_and_mended(context: Te
 
 async fn a_collection_that_lost_nearly_every_point_is_filled_again_by_a_repair(context: TestContext) -> Result<()> {
     let server = TestServer::start()?;
-    // More than are looked at, and sent, in one go.
+    // More rows than `verify` checks, and sends, in one step.
     context
         .execute(
             "CREATE TABLE items (id text PRIMARY KEY, name text);
@@ -350,7 +350,7 @@ async fn a_collection_that_lost_nearly_every_point_is_filled_again_by_a_repair(c
         )
         .await?;
     let mut walvec = followed(&context, &items_on(&server)).await?;
-    // What was written last stays: without it, walvec would read the table again by itself.
+    // The last write stays in the collection: without it, walvec would read the table again automatically.
     context.execute("INSERT INTO items VALUES ('last', 'item')").await?;
     walvec.caught_up(&context).await?;
     walvec.stop().await?;

@@ -79,7 +79,7 @@ async fn kills_of_capture_and_of_workers_at_random_moments_lose_nothing(context:
     Ok(())
 }
 
-/// Starts a stage whose process has just been killed: the kernel may hold its lock for a moment yet.
+/// Starts a stage whose process has just been killed. The kernel may still hold its lock for a moment.
 pub(crate) async fn start_again(
     context: &TestContext,
     settings: &Settings,
@@ -118,17 +118,17 @@ async fn others_take_over(context: &TestContext, protocol: &str) -> Result<()> {
     let mut one = context.start_stage(&settings, "index", "one").await?;
     let mut two = context.start_stage(&settings, "index", "two").await?;
     both_work(&mut one, &mut two).await?;
-    // In the middle of its work.
+    // The worker is stopped in the middle of its work.
     context.execute("UPDATE items SET name = 'changed ' || id").await?;
     one.kill().await?;
     kafka.indexed(context, &mut capture, &mut [&mut two]).await?;
     works_alone(&mut two).await?;
     assert_eq!(image::compare_on_server(context, &image_of_items(), &server.url()).await?, 1000);
-    // It comes back and gets its share again.
+    // The worker is started again and gets its share again.
     let mut one = context.start_stage(&settings, "index", "one").await?;
     both_work(&mut one, &mut two).await?;
     context.execute("UPDATE items SET name = 'once more ' || id; DELETE FROM items WHERE id > 500").await?;
-    // What it was given back in order is written and committed: nobody waits for a session to end.
+    // A worker that stops in order writes and commits first, so the other does not wait for a session to end.
     two.stop().await?;
     kafka.indexed(context, &mut capture, &mut [&mut one]).await?;
     assert_eq!(image::compare_on_server(context, &image_of_items(), &server.url()).await?, 500);
@@ -189,8 +189,8 @@ async fn frozen_worker(context: &TestContext, protocol: &str) -> Result<()> {
     Ok(())
 }
 
-/// Stops a worker that has looked up what the server holds, and embeds. On a busy machine it may have written before it stops:
-/// then it is tried again.
+/// Freezes a worker that has read what the server holds, and is embedding. On a busy machine it may have written before it
+/// freezes; then the test tries again.
 async fn freeze_in_a_batch(context: &TestContext, server: &TestServer, worker: &Walvec) -> Result<()> {
     context.execute("INSERT INTO items VALUES (100, 'soon gone', 'x')").await?;
     wait::until("the worker was in the middle of a batch", async || {

@@ -131,7 +131,7 @@ public final class Recorder {
         defaults.put("topic.prefix", options.getOrDefault("topic-prefix", "library"));
         defaults.put("key.converter.schemas.enable", schemas);
         defaults.put("value.converter.schemas.enable", schemas);
-        // Kafka Connect writes headers without a schema, unless it is told otherwise, whatever it does with the rest.
+        // Kafka Connect writes headers without a schema unless configured otherwise, independently of keys and values.
         defaults.put("header.converter.schemas.enable", mode.equals("produce") ? "false" : schemas);
         if (options.containsKey("tables")) {
             defaults.put("table.include.list", options.get("tables"));
@@ -202,7 +202,7 @@ public final class Recorder {
         try {
             engine.close();
         } catch (IllegalStateException ended) {
-            // By itself.
+            // The engine has ended by itself.
         }
         runner.join(TimeUnit.SECONDS.toMillis(20));
         target.close();
@@ -250,7 +250,7 @@ public final class Recorder {
             Properties properties = new Properties();
             properties.put("bootstrap.servers", bootstrap);
             properties.put("acks", "all");
-            // As a worker of Kafka Connect does.
+            // A worker of Kafka Connect sets this too.
             properties.put("max.in.flight.requests.per.connection", "1");
             properties.put("delivery.timeout.ms", String.valueOf(Integer.MAX_VALUE));
             properties.putAll(given);

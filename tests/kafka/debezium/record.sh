@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Records what Debezium says about books.sql and changes.sql, with a throw-away PostgreSQL 18:
+# Records the records that Debezium writes for books.sql and changes.sql, with a throw-away PostgreSQL 18:
 #
 #   tests/kafka/debezium/record.sh DIRECTORY
 #
@@ -38,7 +38,7 @@ as_user "$bin/initdb" -D "$work/data" -U postgres -A trust --locale=C.UTF-8 >/de
 as_user "$bin/pg_ctl" start -s -w -D "$work/data" -l "$work/postgres.log" \
   -o "-p $PORT -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c wal_level=logical -c timezone=UTC"
 
-# Returns when a line of the file looks like that.
+# Returns when a line of the file matches the pattern.
 wait_for() { # FILE PATTERN
   until grep -q "$2" "$1" 2>/dev/null; do
     kill -0 "$recorder" || fail "the recorder has ended" "see $work/recorder.log"
@@ -55,7 +55,8 @@ record() { # NAME [OPTION...]
   "$scripts/debezium-recorder.sh" record --url "$url" --state "$work/state-$name" --slot "$name" --output "$file" \
     -P skipped.operations=none --tables public.books,public.shelves "$@" >"$work/recorder.log" 2>&1 &
   recorder=$!
-  # The stream must have begun, or the last rows of the snapshot could not be told from the first changes.
+  # The stream must have begun: otherwise the last rows of the snapshot could not be distinguished from the first
+  # changes.
   until [[ $("$bin/psql" -qXAt -d "$url" -c "SELECT active FROM pg_replication_slots WHERE slot_name = '$name'") == t ]] &&
     [[ $(grep -c '"op":"r"' "$file" 2>/dev/null) == 3 ]]; do
     kill -0 "$recorder" || { cat "$work/recorder.log" >&2 && fail "the recorder has ended" "see above"; }

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::TestBroker;
 
-/// What somebody may have a right to.
+/// A resource to which a user may have rights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resource {
     /// A topic.
@@ -15,11 +15,11 @@ pub enum Resource {
     Group(String),
     /// A transactional id.
     TransactionalId(String),
-    /// The cluster: making topics, and writing idempotently.
+    /// The cluster, for creating topics and writing idempotently.
     Cluster,
 }
 
-/// What somebody may have a right to do.
+/// An operation that a user may have a right to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Everything.
@@ -28,13 +28,13 @@ pub enum Operation {
     Read,
     /// Write records.
     Write,
-    /// Make topics.
+    /// Create topics.
     Create,
-    /// See that it exists. Reading and writing imply it.
+    /// See that the resource exists. The rights to read and write imply it.
     Describe,
-    /// See how it is configured.
+    /// See how the resource is configured.
     DescribeConfigs,
-    /// Delete it.
+    /// Delete the resource.
     Delete,
 }
 
@@ -73,7 +73,7 @@ impl TestBroker {
         self.rights("--add", user, resource, operations).await
     }
 
-    /// Takes rights away that were given with [`allow`](Self::allow).
+    /// Removes rights that were given with [`allow`](Self::allow).
     ///
     /// # Errors
     /// If the broker does not run or has no access rights.
@@ -95,11 +95,11 @@ impl TestBroker {
     /// two. The argument `--bootstrap-server` is added, unless it is given: [`bootstrap`](Self::bootstrap) leads to the
     /// listener that clients use.
     ///
-    /// `org.apache.kafka.tools.TopicCommand` makes, alters and deletes topics, `kafka.admin.ConfigCommand` alters
+    /// `org.apache.kafka.tools.TopicCommand` creates, alters and deletes topics, `kafka.admin.ConfigCommand` alters
     /// configuration, `org.apache.kafka.tools.consumer.group.ConsumerGroupCommand` shows groups.
     ///
     /// # Errors
-    /// If it fails, with what it said.
+    /// If the command fails; the error has its output.
     pub async fn tool(&self, class: &str, arguments: &[&str]) -> Result<String> {
         const WHERE: &str = "--bootstrap-server";
         let admin = self.admin_bootstrap();

@@ -1,4 +1,4 @@
-//! A broker.
+//! A broker that a test starts, stops, kills and pauses.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -20,13 +20,13 @@ use crate::{Options, installation, ports};
 /// How long a broker may take to stop in order, before it is killed: a healthy one takes less than a second.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often other ports are tried, when some other program took the ones just found.
+/// How often other ports are tried if another program takes the ports just found.
 const PORT_TRIES: u32 = 5;
 
-/// An Apache Kafka broker of one's own, its controller included.
+/// An Apache Kafka broker of a test's own, with its controller.
 ///
-/// The broker and its directory are gone when this value is dropped, and also if this process ends in any other way,
-/// `kill -9` included.
+/// The broker and its directory are removed when this value is dropped, and also if this process ends in any other way,
+/// even by `kill -9`.
 pub struct TestBroker {
     class_path: OsString,
     ports: Ports,
@@ -43,7 +43,7 @@ impl fmt::Debug for TestBroker {
 }
 
 impl TestBroker {
-    /// Makes a broker and starts it. Takes about three seconds.
+    /// Creates a broker and starts it. Takes about three seconds.
     ///
     /// # Errors
     /// If Java or the jars are missing, or it does not start; the error has the end of its log.
@@ -63,13 +63,13 @@ impl TestBroker {
         }
     }
 
-    /// A broker that does not run yet.
+    /// Returns a broker that does not run yet.
     async fn make(class_path: OsString, options: &Options) -> Result<Self> {
         let [clients, internal, controller] = ports::free()?;
         let ports = Ports { clients, internal, controller };
         let directory = tempfile::Builder::new().prefix("walvec-kafka-").tempdir()?;
         let guard = Guard::start(directory.path()).context("/bin/sh could not be started")?;
-        // From here on it is the guard's.
+        // From here on the guard removes the directory.
         let directory = directory.keep();
         let tls = options.security.tls;
         if tls {
@@ -90,7 +90,7 @@ impl TestBroker {
     /// If it runs already, or does not start; the error has the end of its log.
     pub async fn start_again(&self) -> Result<()> {
         if self.running().as_ref().is_some_and(Java::has_ended) {
-            // By itself: it only remains to be reaped.
+            // The broker has ended by itself, and only remains to be reaped.
             self.kill().await?;
         }
         ensure!(self.running().is_none(), "the broker runs already");
@@ -141,7 +141,7 @@ impl TestBroker {
             self.signal(Signal::KILL)?;
             progress.ended().await;
         }
-        // Taken out only now: whoever gives up waiting leaves it where it is.
+        // The process is taken out only now: if the caller gives up waiting, it stays in its place.
         if let Some(java) = self.running().take() {
             java.wait()?;
             self.guard.watch(None)?;
@@ -152,7 +152,7 @@ impl TestBroker {
         Ok(())
     }
 
-    /// Stops the broker's process where it is (SIGSTOP): connections stay open, and nothing is answered.
+    /// Pauses the broker's process (SIGSTOP): connections stay open, and no request is answered.
     ///
     /// # Errors
     /// If it does not run.
@@ -172,20 +172,20 @@ impl TestBroker {
         self.running().as_ref().context("the broker does not run")?.signal(signal)
     }
 
-    /// Where clients connect to: `127.0.0.1:<port>`.
+    /// Returns the address to which clients connect: `127.0.0.1:<port>`.
     #[must_use]
     pub fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.ports.clients)
     }
 
-    /// The broker's second listener, which asks for neither TLS nor a login and allows everything: for what a test does as
-    /// administrator.
+    /// Returns the address of the broker's second listener, which needs neither TLS nor a login and allows everything. A
+    /// test uses it as administrator.
     #[must_use]
     pub fn admin_bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.ports.internal)
     }
 
-    /// The certificate of the authority that signed the broker's; `None` without TLS.
+    /// Returns the certificate of the authority that signed the broker's certificate; `None` without TLS.
     #[must_use]
     pub fn ca_path(&self) -> Option<PathBuf> {
         self.tls.then(|| self.directory.join(tls::AUTHORITY))
@@ -200,13 +200,13 @@ impl TestBroker {
         tls::client(&self.directory, name).await
     }
 
-    /// The end of the broker's log.
+    /// Returns the end of the broker's log.
     #[must_use]
     pub fn log_tail(&self) -> String {
         log_tail(&self.directory)
     }
 
-    /// The broker's files: `data`, `server.properties`, `broker.log`.
+    /// Returns the directory of the broker's files: `data`, `server.properties`, `broker.log`.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
@@ -216,7 +216,8 @@ impl TestBroker {
         &self.class_path
     }
 
-    /// The process, if there is one. A panic of another thread left nothing half done.
+    /// Returns the process, if there is one. The lock may be poisoned: a panic of another thread leaves no change half
+    /// done.
     fn running(&self) -> MutexGuard<'_, Option<Java>> {
         self.java.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -224,7 +225,7 @@ impl TestBroker {
 
 impl Drop for TestBroker {
     fn drop(&mut self) {
-        // Reaped before the guard, which removes the files, is waited for.
+        // The process is reaped first; then this waits for the guard, which removes the files.
         let java = self.running().take();
         if let Some(java) = java
             && java.signal(Signal::KILL).is_ok()

@@ -6,7 +6,8 @@ use std::path::Path;
 use crate::options::{Options, Protocols, Sasl, User};
 use crate::tls;
 
-/// Where a broker listens: for the test's clients, for itself and for tests as administrators, and for its controller.
+/// The broker's ports: for the test's clients, for the broker itself and for a test as administrator, and for its
+/// controller.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ports {
     pub(crate) clients: u16,
@@ -14,10 +15,10 @@ pub(crate) struct Ports {
     pub(crate) controller: u16,
 }
 
-/// The properties, in order: where a name comes twice, the later one counts.
+/// Returns the properties, in order: if a name occurs twice, the later value counts.
 pub(crate) fn properties(options: &Options, ports: Ports, directory: &Path) -> String {
     let mut all = listeners(options, ports);
-    // One broker keeps one copy of everything.
+    // A single broker can keep only one copy of everything.
     for topic in ["offsets.topic", "transaction.state.log", "share.coordinator.state.topic"] {
         all.push((format!("{topic}.replication.factor"), "1".to_owned()));
         all.push((format!("{topic}.num.partitions"), "1".to_owned()));
@@ -30,11 +31,11 @@ pub(crate) fn properties(options: &Options, ports: Ports, directory: &Path) -> S
         ("share.coordinator.state.topic.min.isr", "1"),
         // A group's first member need not wait for others.
         ("group.initial.rebalance.delay.ms", "0"),
-        // A killed broker may come back when its session has ended, by default after 9 seconds. A busy machine may well
-        // miss a second.
+        // A killed broker can start again only when its session has ended, by default after 9 seconds. The session must
+        // not be much shorter than this, because a busy machine may miss a heartbeat.
         ("broker.session.timeout.ms", "3000"),
         ("broker.heartbeat.interval.ms", "500"),
-        // By default 128 MiB of the heap.
+        // The default takes 128 MiB of the heap.
         ("log.cleaner.dedupe.buffer.size", "4194304"),
         ("auto.create.topics.enable", if options.auto_create_topics { "true" } else { "false" }),
     ];
@@ -72,7 +73,7 @@ fn limits(options: &Options) -> Vec<(String, String)> {
     let mut limits = Vec::new();
     if let Some(session) = options.group_session_timeout_ms {
         let heartbeat = (session / 3).max(1);
-        // The least that may be asked for goes with the default, or the broker refuses to start.
+        // The minimum is set together with the default: otherwise the broker refuses to start.
         limits.extend([
             ("group.consumer.session.timeout.ms", session),
             ("group.consumer.min.session.timeout.ms", session),
@@ -116,7 +117,8 @@ fn security(options: &Options, directory: &Path) -> Vec<(String, String)> {
     all
 }
 
-/// Who may log in: for SCRAM the storage was formatted with it.
+/// Returns the login module with the users who may log in. For SCRAM the broker's storage is formatted with the users
+/// instead.
 fn login_module(sasl: Sasl, options: &Options) -> String {
     let module = "org.apache.kafka.common.security";
     match sasl {
@@ -131,12 +133,12 @@ fn login_module(sasl: Sasl, options: &Options) -> String {
     }
 }
 
-/// Everybody who may log in.
+/// Returns all users who may log in.
 fn users(options: &Options) -> impl Iterator<Item = User> {
     options.users.iter().cloned().chain([User::admin()])
 }
 
-/// The arguments that format the broker's storage.
+/// Returns the arguments of the command that formats the broker's storage.
 pub(crate) fn format_arguments(options: &Options) -> Vec<String> {
     // Any id will do: one broker is a cluster of its own.
     let fixed = ["format", "--standalone", "-c", "server.properties", "-t", "d2FsdmVjLXRlc3Qta2Fma2"];

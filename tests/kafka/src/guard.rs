@@ -1,8 +1,9 @@
 //! The process that ends a broker, however the program that started it ends.
 //!
 //! A broker must not outlive a test run that was killed. So a small shell process waits for the end of its standard input,
-//! whose other end only this process holds: the kernel closes it on every way out. Until then it is told which process is
-//! the broker. (`crates/throwaway` has the same idea for PostgreSQL, which finds its process by itself.)
+//! whose other end only this process holds: the kernel closes it however this process ends. Through this input the shell
+//! learns which process is the broker. (`crates/throwaway` does the same for PostgreSQL, where the guard finds the process
+//! itself.)
 
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
@@ -33,12 +34,13 @@ impl Guard {
     pub(crate) fn start(directory: &Path) -> io::Result<Self> {
         let mut guard = Command::new("/bin/sh");
         guard.args(["-c", SCRIPT, "walvec-guard"]).arg(directory);
-        // Not in the caller's directory, and not in its process group, which Ctrl-C in a terminal reaches.
+        // The guard runs outside the caller's directory, and outside its process group, which gets Ctrl-C in a
+        // terminal.
         guard.current_dir("/").process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         Ok(Self { process: guard.spawn()? })
     }
 
-    /// Says which process is the broker now; `None`: no process is.
+    /// Tells the guard which process is the broker now; `None`: no process is.
     pub(crate) fn watch(&self, broker: Option<u32>) -> io::Result<()> {
         let mut input = self.process.stdin.as_ref().ok_or_else(|| io::Error::other("the guard has ended"))?;
         writeln!(input, "{}", broker.unwrap_or(0))

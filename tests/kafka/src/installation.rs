@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// As in `tests/kafka/pom.xml`.
+/// The version of Kafka, which `tests/kafka/pom.xml` names too.
 const VERSION: &str = "4.3.1";
 
-/// What a test lacks on this machine.
+/// Something that a test needs and this machine lacks.
 #[derive(Debug, thiserror::Error)]
 pub enum Missing {
     /// No Java.
@@ -20,12 +20,12 @@ pub enum Missing {
     /// No broker.
     #[error("Apache Kafka {VERSION} is not in {}; fetch it with scripts/fetch-kafka.sh", looked_in.display())]
     Kafka {
-        /// Where it would be.
+        /// The directory in which the jars would be.
         looked_in: PathBuf,
     },
 }
 
-/// Whether a broker can be started on this machine.
+/// Checks that a broker can be started on this machine.
 ///
 /// # Errors
 /// If it cannot, what is missing and what to type.
@@ -33,7 +33,8 @@ pub fn available() -> Result<(), Missing> {
     class_path().map(drop)
 }
 
-/// Whether `what` can be tested here. If not, it says so loudly; on a build server, where nothing may be left out, it fails.
+/// Returns whether `what` can be tested here. If not, it prints a clear notice; on a build server, where nothing may be left
+/// out, it panics.
 ///
 /// # Panics
 /// If something is missing and `CI` is set.
@@ -46,7 +47,7 @@ pub fn can_test(what: &str) -> bool {
     false
 }
 
-/// Java's class path.
+/// Returns Java's class path with the broker's jars.
 pub(crate) fn class_path() -> Result<OsString, Missing> {
     let libs = cache().join("kafka").join(VERSION).join("libs");
     if !libs.is_dir() {
@@ -60,7 +61,7 @@ pub(crate) fn class_path() -> Result<OsString, Missing> {
     Ok(libs.join("*").into_os_string())
 }
 
-/// The rule of `scripts/fetch-kafka.sh`.
+/// Returns walvec's cache directory, by the same rule as `scripts/fetch-kafka.sh`.
 fn cache() -> PathBuf {
     let set = |name| env::var_os(name).filter(|value: &OsString| !value.is_empty());
     if let Some(cache) = set("WALVEC_CACHE") {

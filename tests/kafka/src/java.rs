@@ -14,26 +14,26 @@ use tokio::sync::watch;
 
 use crate::guard::Guard;
 
-/// How much of a log, or of a command's words, an error repeats.
+/// How many lines of a log, or of a command's output, an error repeats.
 const TAIL_LINES: usize = 30;
 
-/// How long a broker may take to become ready, on a busy machine too.
+/// How long a broker may take to become ready, even on a busy machine.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What a broker writes into its log when it serves.
+/// The text that a broker writes into its log when it serves.
 const READY: &str = "Kafka Server started";
 
-/// Times in the log, which goes to standard error.
+/// The form of the log: lines with times, written to standard error.
 const LOG: [&str; 2] =
     ["-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS"];
 
-/// Starts fast, runs in little memory: no compiler that thinks for long, one collector.
+/// Options with which Java starts fast and uses little memory: the quick compiler, the serial collector.
 const JAVA: [&str; 4] = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"];
 
-/// Waits for a word, so that the guard knows the process before it is a broker.
+/// Waits for a line of input before it starts Java, so that the guard knows the process before it is a broker.
 const START_SCRIPT: &str = r#"read -r _ && exec java "$@""#;
 
-/// Where a start is.
+/// The phase of a broker's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Starting,
@@ -57,11 +57,11 @@ impl Java {
         command.args(["kafka.Kafka", "server.properties"]);
         // Ctrl-C in a terminal reaches only the test, whose guard then ends the broker.
         command.current_dir(directory).process_group(0);
-        // One pipe for both: the log, in order.
+        // Both outputs use one pipe, so that the log is in order.
         let (reader, writer) = io::pipe()?;
         command.stdin(Stdio::piped()).stdout(writer.try_clone()?).stderr(writer);
         let mut child = command.spawn().context("/bin/sh could not be started")?;
-        // It holds the pipe's other end.
+        // The command still holds the pipe's other end.
         drop(command);
         guard.watch(Some(child.id()))?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a process id")?;
@@ -72,19 +72,19 @@ impl Java {
         Ok(Self { child, pid, phase })
     }
 
-    /// What it does, to wait for.
+    /// Returns a handle that waits for the next phase of the process.
     pub(crate) fn progress(&self) -> Progress {
         Progress { phase: self.phase.clone() }
     }
 
-    /// Whether it has ended by itself, or is about to.
+    /// Returns whether the process has ended by itself, or is about to.
     pub(crate) fn has_ended(&self) -> bool {
         *self.phase.borrow() == Phase::Ended
     }
 
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
-        // Not reaped yet, so the id is still its own.
+        // The process is not reaped yet, so the id is still its own.
         kill_process(self.pid, signal).with_context(|| format!("the broker cannot be sent {signal:?}"))
     }
 
@@ -94,7 +94,7 @@ impl Java {
     }
 }
 
-/// What a broker's process does.
+/// A handle that waits for the phases of a broker's process.
 #[derive(Debug)]
 pub(crate) struct Progress {
     phase: watch::Receiver<Phase>,
@@ -113,22 +113,22 @@ impl Progress {
 
     /// Returns when the process has closed its log: it has ended, or is about to.
     pub(crate) async fn ended(&mut self) {
-        // An error: the thread that reads the log is gone, and with it the log.
+        // On an error, the thread that reads the log has ended, and so has the log.
         let _ = self.phase.wait_for(|phase| *phase == Phase::Ended).await;
     }
 }
 
-/// Where the broker in `directory` logs to.
+/// Returns the path of the log of the broker in `directory`.
 pub(crate) fn log_file(directory: &Path) -> PathBuf {
     directory.join("broker.log")
 }
 
-/// The log's last lines.
+/// Returns the log's last lines.
 pub(crate) fn log_tail(directory: &Path) -> String {
     tail(&log(directory))
 }
 
-/// The first errors in the log: what comes after is mostly the noise of a shutdown.
+/// Returns the first errors in the log. Later ones are mostly consequences of the shutdown.
 pub(crate) fn log_errors(directory: &Path) -> String {
     let log = log(directory);
     let wrong = |line: &&str| line.contains(" ERROR ") || line.contains("Exception");
@@ -139,9 +139,9 @@ fn log(directory: &Path) -> String {
     String::from_utf8_lossy(&std::fs::read(log_file(directory)).unwrap_or_default()).into_owned()
 }
 
-/// Copies a broker's output into its log file until it ends, and says when it is ready.
+/// Copies a broker's output into its log file until it ends, and reports when the broker is ready.
 fn copy_log(reader: impl Read, log: &Path, phase: &watch::Sender<Phase>) {
-    // Without the file the tests lose words, not their broker.
+    // Without the file the tests lose the log, but not their broker.
     let mut file = OpenOptions::new().create(true).append(true).open(log).ok();
     let mut reader = BufReader::new(reader);
     let mut line = Vec::new();
@@ -165,7 +165,7 @@ pub(crate) async fn run(class_path: &OsStr, directory: &Path, class: &str, argum
     output(command).await
 }
 
-/// Runs a command to its end; anything but success is an error with its words.
+/// Runs a command to its end and returns its output; if it fails, the error has the output.
 pub(crate) async fn output(mut command: tokio::process::Command) -> Result<String> {
     let program = command.as_std().get_program().to_string_lossy().into_owned();
     let output = command.output().await.with_context(|| format!("{program} could not be started"))?;

@@ -1,7 +1,7 @@
 //! Apache Kafka itself for a test: one broker on 127.0.0.1, gone when the test ends.
 //!
 //! - [`TestBroker`]: starts, stops, is killed, pauses, starts again with its data
-//! - [`Options`]: what the broker can be asked to be
+//! - [`Options`]: how the broker is configured
 //! - [`available`], [`can_test`]: whether this machine can run one
 //! - `access`: the broker's own commands, and access rights
 //! - `config`: the broker's properties

@@ -1,40 +1,42 @@
-//! What a broker can be asked to be.
+//! How a broker is configured.
 
-/// A broker to start. The default asks nothing of its clients and makes no topic by itself.
+/// The configuration of a broker. By default it needs no login and creates no topic automatically.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Whether a topic comes into being when somebody asks for it, with one partition.
+    /// Whether a topic is created, with one partition, when a client asks for it.
     pub auto_create_topics: bool,
     /// Which protocols of consumer groups the broker knows.
     pub protocols: Protocols,
-    /// After how long without a heartbeat a group's member is taken for dead, in milliseconds; heartbeats come at a third
-    /// of it. Where clients choose (the classic protocol), the shortest that they may choose. Kafka's default is 45 seconds.
+    /// The time without a heartbeat after which a group's member counts as dead, in milliseconds; heartbeats come at a third
+    /// of it. With the classic protocol, where clients choose, this is the shortest time that they may choose. Kafka's
+    /// default is 45 seconds.
     pub group_session_timeout_ms: Option<u32>,
-    /// The largest batch of records that the broker takes, in bytes. Kafka's default is 1 MiB and a bit.
+    /// The largest batch of records that the broker accepts, in bytes. Kafka's default is slightly more than 1 MiB.
     pub max_message_bytes: Option<u32>,
-    /// How often the broker looks for records that are past their retention, in milliseconds. Kafka's default is 5 minutes.
+    /// How often the broker checks for records that are past their retention, in milliseconds. Kafka's default is 5
+    /// minutes.
     pub retention_check_ms: Option<u32>,
-    /// What it asks of its clients.
+    /// The security that the broker requires of its clients.
     pub security: Security,
-    /// Who may log in, besides [`User::admin`]. Counts with SASL only.
+    /// The users who may log in, in addition to [`User::admin`]. Applies only with SASL.
     pub users: Vec<User>,
-    /// Whether a user may do only what [`TestBroker::allow`](crate::TestBroker::allow) allows. Counts with SASL only.
+    /// Whether a user may do only what [`TestBroker::allow`](crate::TestBroker::allow) allows. Applies only with SASL.
     pub access_rights: bool,
-    /// More of the broker's properties, by their names in `server.properties`. They go first.
+    /// More of the broker's properties, by their names in `server.properties`. They take precedence.
     pub settings: Vec<(String, String)>,
 }
 
 /// The protocols of consumer groups that a broker knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protocols {
-    /// All that this version of Kafka has, the consumer protocol (KIP-848) among them.
+    /// All protocols of this version of Kafka, including the consumer protocol (KIP-848).
     #[default]
     All,
-    /// The classic protocol only, as brokers before Kafka 4 and other programs than Kafka have it.
+    /// The classic protocol only, as in brokers before Kafka 4 and in other programs with Kafka's protocol.
     Classic,
 }
 
-/// What a broker asks of its clients.
+/// The security that a broker requires of its clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Security {
     /// TLS, with a certificate from an authority of the test's own: [`TestBroker::ca_path`](crate::TestBroker::ca_path).
@@ -46,7 +48,7 @@ pub struct Security {
 }
 
 impl Security {
-    /// The name that clients know the combination by: their `security.protocol`.
+    /// Returns the name of the combination in a client's `security.protocol`.
     #[must_use]
     pub const fn protocol(self) -> &'static str {
         match (self.tls, self.sasl) {
@@ -61,16 +63,16 @@ impl Security {
 /// A way to log in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sasl {
-    /// The password as it is.
+    /// Sends the password itself.
     Plain,
-    /// A proof of the password.
+    /// Sends a proof of the password, with SHA-256.
     ScramSha256,
-    /// The same with a longer hash.
+    /// Sends a proof of the password, with SHA-512.
     ScramSha512,
 }
 
 impl Sasl {
-    /// The mechanism's name: clients know it as `sasl.mechanism`.
+    /// Returns the mechanism's name in a client's `sasl.mechanism`.
     #[must_use]
     pub const fn mechanism(self) -> &'static str {
         match self {
@@ -81,7 +83,7 @@ impl Sasl {
     }
 }
 
-/// Somebody who may log in.
+/// A user who may log in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     /// Letters and digits.
@@ -91,13 +93,13 @@ pub struct User {
 }
 
 impl User {
-    /// A user.
+    /// Returns a user with this name and password.
     #[must_use]
     pub fn new(name: impl Into<String>, password: impl Into<String>) -> Self {
         Self { name: name.into(), password: password.into() }
     }
 
-    /// The user whom every broker with SASL knows, and who may do everything.
+    /// Returns the administrator, whom every broker with SASL knows, and who may do everything.
     #[must_use]
     pub fn admin() -> Self {
         Self::new("admin", "admin-secret")

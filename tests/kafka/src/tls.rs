@@ -14,7 +14,7 @@ pub(crate) const SERVER: &str = "server.pem";
 
 const AUTHORITY_KEY: &str = "ca.key";
 
-/// What a client shows to a broker that asks for a certificate.
+/// The certificate that a client shows to a broker that asks for one.
 #[derive(Clone, Debug)]
 pub struct ClientCertificate {
     /// The certificate, PEM.
@@ -29,7 +29,7 @@ pub(crate) async fn make(directory: &Path) -> Result<()> {
     openssl(directory, &[&["req", "-x509", "-days", "30"], &NEW_KEY[..], &request].concat()).await?;
     let names = "subjectAltName=IP:127.0.0.1,DNS:localhost";
     sign(directory, "server", names).await?;
-    // The key first, as the broker's key store wants it.
+    // The broker's key store needs the key first.
     let mut both = std::fs::read(directory.join("server.key"))?;
     both.extend(std::fs::read(directory.join("server.crt"))?);
     std::fs::write(directory.join(SERVER), both).context(SERVER)

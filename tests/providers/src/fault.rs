@@ -1,34 +1,34 @@
-//! Ways to misbehave.
+//! Faults of the test provider.
 
 use std::time::Duration;
 
-/// What happens to one request instead of, or together with, its answer.
+/// A fault that replaces or changes the answer to one request.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// 429, with this `Retry-After`.
+    /// Answers 429, with this `Retry-After`.
     TooManyRequests(String),
-    /// A status, with an error in the protocol's form.
+    /// Answers with this status, and an error in the protocol's form.
     Status(u16),
-    /// One vector is missing.
+    /// Leaves out one vector.
     MissingVector,
-    /// The vectors come in another order; with OpenAI's protocol their indexes say so.
+    /// Returns the vectors in another order; with OpenAI's protocol their indexes show it.
     Shuffled,
-    /// Vectors of this dimension.
+    /// Returns vectors of this dimension.
     Dimension(usize),
-    /// The first vector has a number that is none.
+    /// Returns a first vector with a NaN in it.
     NotANumber,
-    /// All vectors are zero.
+    /// Returns vectors of zeros.
     Zeros,
-    /// Vectors as base64, whatever was asked for. With OpenAI's protocol only.
+    /// Returns vectors as base64, even if the request does not ask for that. With OpenAI's protocol only.
     Base64,
-    /// A page instead of vectors.
+    /// Answers with an HTML page instead of vectors.
     Page,
-    /// To the same server under another path.
+    /// Redirects to another path of the same server.
     Redirect,
-    /// A body that does not end.
+    /// Sends a body that does not end.
     Endless,
-    /// An answer that begins and then breaks off.
+    /// Begins an answer and then breaks off.
     BreakOff,
-    /// The answer, but later.
+    /// Sends the usual answer, but after this time.
     Slow(Duration),
 }

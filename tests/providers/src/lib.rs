@@ -1,8 +1,8 @@
-//! Who embeds, for tests: a provider that speaks the three protocols over HTTP, and misbehaves when it is told to; and a
+//! Embedding models for tests: a provider that speaks the three protocols over HTTP, with faults on command, and a
 //! static model.
 //!
-//! - [`TestProvider`]: the server, what it was asked, and how it is told to misbehave
-//! - [`Fault`]: in which ways
+//! - [`TestProvider`]: the server, its record of requests, and its controls
+//! - [`Fault`]: the faults that it can show
 //! - `protocols`: requests and answers
 //! - [`write_static_model`]: a model's directory
 //!

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-/// Which protocol a path belongs to.
+/// The protocol to which a path belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Spoken {
     OpenAi,
@@ -23,7 +23,7 @@ impl Spoken {
         }
     }
 
-    /// The texts of a request, which may be one or a list.
+    /// Returns the texts of a request, which may have one text or a list.
     pub(crate) fn texts(self, body: &Value) -> Result<Vec<String>> {
         let key = if self == Self::Tei { "inputs" } else { "input" };
         match &body[key] {
@@ -35,7 +35,7 @@ impl Spoken {
         }
     }
 
-    /// An error in the protocol's form.
+    /// Returns an error in the protocol's form.
     pub(crate) fn error(self, message: &str) -> Value {
         match self {
             Self::OpenAi => json!({ "error": { "message": message, "type": "invalid_request_error" } }),
@@ -44,7 +44,7 @@ impl Spoken {
         }
     }
 
-    /// Vectors with the places of their texts.
+    /// Returns an answer with vectors, each with the place of its text in the request.
     pub(crate) fn answer(self, vectors: &[(usize, Vec<f32>)], as_base64: bool) -> Value {
         let plain: Vec<Value> = vectors.iter().map(|(_, vector)| numbers(vector)).collect();
         match self {
@@ -61,7 +61,7 @@ impl Spoken {
     }
 }
 
-/// JSON has no NaN: it is written as `null`.
+/// Returns a vector as JSON. JSON has no NaN, so NaN becomes `null`.
 fn numbers(vector: &[f32]) -> Value {
     vector.iter().map(|number| json!(number)).collect()
 }

@@ -1,4 +1,4 @@
-//! The server, what it was asked, and how it is told to misbehave.
+//! The server, its record of requests, and its controls.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,12 +24,12 @@ use crate::DIMENSION;
 use crate::fault::Fault;
 use crate::protocols::Spoken;
 
-/// A request that came.
+/// A request that the provider received.
 #[derive(Clone, Debug)]
 pub struct Asked {
     /// Its texts.
     pub texts: Vec<String>,
-    /// All of it.
+    /// The whole body.
     pub body: Value,
     /// The status it was answered with.
     pub status: u16,
@@ -46,32 +46,32 @@ pub struct TestProvider {
 struct Shared {
     asked: Vec<Asked>,
     key: Option<String>,
-    /// For the next requests, one after the other.
+    /// Faults of the next requests, one after the other.
     next: VecDeque<Fault>,
-    /// For every second request.
+    /// The fault of every second request.
     every_second: Option<Fault>,
-    /// For every request.
+    /// The fault of every request.
     always: Option<Fault>,
-    /// How many requests are answered; the others come too soon.
+    /// How many requests are answered; others get 429.
     allowance: Option<Allowance>,
     requests: usize,
-    /// Texts with these words are refused.
+    /// Requests with a text that contains these words are refused.
     refused: Option<String>,
-    /// Over requests with these words it fails.
+    /// Requests with a text that contains these words fail.
     failed: Option<String>,
-    /// Requests with a text of more bytes than this are refused, with this status and in these words, unless they say that it be cut.
+    /// Requests with a text of more bytes than this are refused, with this status and message, unless they allow to cut the text.
     longest: Option<(usize, u16, String)>,
-    /// Whether another model answers than at first.
+    /// Whether another model than the first one answers.
     is_another: bool,
-    /// Texts with these words have a vector of zeros.
+    /// Texts that contain these words get a vector of zeros.
     zeros: Option<String>,
-    /// Requests with these words are answered when that is lifted.
+    /// Requests with a text that contains these words are held up until this is lifted.
     held: watch::Sender<Option<String>>,
-    /// How many requests are waiting for that.
+    /// How many requests are held up.
     waiting: usize,
 }
 
-/// How many requests are answered in a second, with a second's worth saved up at most.
+/// A limit of requests per second. At most one second's worth of unused requests is saved up.
 struct Allowance {
     per_second: f64,
     left: f64,
@@ -79,7 +79,7 @@ struct Allowance {
 }
 
 impl Allowance {
-    /// Whether one more request may be answered now.
+    /// Returns whether one more request may be answered now.
     fn take(&mut self) -> bool {
         let now = Instant::now();
         self.left = (self.left + (now - self.at).as_secs_f64() * self.per_second).min(self.per_second);
@@ -91,7 +91,7 @@ impl Allowance {
 }
 
 impl TestProvider {
-    /// Starts it on a port of its own, in the runtime of the caller.
+    /// Starts a provider on a port of its own, in the caller's runtime.
     ///
     /// # Errors
     /// If no port can be opened.
@@ -101,47 +101,47 @@ impl TestProvider {
         let shared = Arc::new(Mutex::new(Shared::default()));
         let router = Router::new().fallback(serve).with_state(Arc::clone(&shared));
         let task = tokio::spawn(async move {
-            // It ends with the test, and a test that misses it says so.
+            // The server ends with the test, and a test that needs it fails if it is gone.
             let _ = axum::serve(listener, router).await;
         });
         Ok(Self { address, shared, task })
     }
 
-    /// Its address for Ollama's protocol and that of Text Embeddings Inference.
+    /// Returns the provider's address for Ollama's protocol and that of Text Embeddings Inference.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Its address for OpenAI's protocol.
+    /// Returns the provider's address for OpenAI's protocol.
     #[must_use]
     pub fn openai_url(&self) -> String {
         format!("http://{}/v1", self.address)
     }
 
-    /// From now on requests need this key.
+    /// Requires this key in all later requests.
     pub fn require_key(&self, key: &str) {
         self.lock().key = Some(key.to_owned());
     }
 
-    /// Lets the next request fail that none of the earlier calls is for.
+    /// Gives the fault to the next request that has none yet. Several calls apply to several requests, in order.
     pub fn next(&self, fault: Fault) {
         self.lock().next.push_back(fault);
     }
 
-    /// Lets every second request fail, the next one first; `None`: no longer.
+    /// Gives the fault to every second request, starting with the next; `None` ends that.
     pub fn every_second(&self, fault: Option<Fault>) {
         let mut shared = self.lock();
         shared.every_second = fault;
         shared.requests = 0;
     }
 
-    /// Lets every request fail; `None`: no longer.
+    /// Gives the fault to every request; `None` ends that.
     pub fn always(&self, fault: Option<Fault>) {
         self.lock().always = fault;
     }
 
-    /// Answers so many requests a second; to those above it says 429, and to come back after a second.
+    /// Answers this many requests per second; the others get 429, with a `Retry-After` of one second.
     pub fn allow(&self, per_second: f64) {
         self.lock().allowance = Some(Allowance { per_second, left: 0.0, at: Instant::now() });
     }
@@ -151,12 +151,13 @@ impl TestProvider {
         self.lock().refused = Some(words.to_owned());
     }
 
-    /// Fails over requests with a text that contains `words`, with 500.
+    /// Fails requests with a text that contains `words`, with 500.
     pub fn fail_over(&self, words: &str) {
         self.lock().failed = Some(words.to_owned());
     }
 
-    /// Reads so many bytes of a text. Refuses requests with a longer one in these words, unless they say `truncate`.
+    /// Reads this many bytes of a text. Refuses requests with a longer one, with this message, unless they say
+    /// `truncate`.
     pub fn refuse_longer_than(&self, bytes: usize, status: u16, words: &str) {
         self.lock().longest = Some((bytes, status, words.to_owned()));
     }
@@ -166,24 +167,24 @@ impl TestProvider {
         self.lock().zeros = Some(words.to_owned());
     }
 
-    /// Lets another model answer to the same name, or the first one again.
+    /// Serves another model under the same name, or the first one again.
     pub fn swap_model(&self) {
         let mut shared = self.lock();
         shared.is_another = !shared.is_another;
     }
 
-    /// Answers requests with a text that contains `words` only when this is lifted; `None`: now.
+    /// Holds up requests with a text that contains `words` until this is lifted with `None`.
     pub fn hold(&self, words: Option<&str>) {
         self.lock().held.send_replace(words.map(str::to_owned));
     }
 
-    /// How many requests are held up now.
+    /// Returns how many requests are held up now.
     #[must_use]
     pub fn holds(&self) -> usize {
         self.lock().waiting
     }
 
-    /// Every request so far that was answered.
+    /// Returns every request that was answered so far.
     #[must_use]
     pub fn asked(&self) -> Vec<Asked> {
         self.lock().asked.clone()
@@ -227,7 +228,7 @@ async fn serve(State(shared): State<Arc<Mutex<Shared>>>, uri: Uri, headers: Head
     let is_let = |held: &Option<String>| !texts.iter().any(|text| contains(text, held));
     if !is_let(&held.borrow_and_update()) {
         let _waiting = Waiting::new(&shared);
-        // Its sender lives as long as the server.
+        // The sender lives as long as the server.
         let _ = held.wait_for(is_let).await;
     }
     let is_another = lock(&shared).is_another;
@@ -270,7 +271,7 @@ async fn serve(State(shared): State<Arc<Mutex<Shared>>>, uri: Uri, headers: Head
     response
 }
 
-/// A request that is held up, until it is answered or who asked has gone.
+/// A request that is held up, until it is answered or the client has disconnected.
 struct Waiting(Arc<Mutex<Shared>>);
 
 impl Waiting {
@@ -286,7 +287,7 @@ impl Drop for Waiting {
     }
 }
 
-/// The vectors that belong to the texts.
+/// Returns the vectors of the texts, each with the place of its text.
 async fn vectors(texts: &[String], body: &Value) -> Vec<(usize, Vec<f32>)> {
     let dimension = body["dimensions"].as_u64().and_then(|dimension| usize::try_from(dimension).ok());
     let Ok(embedder) = HashEmbedder::new(dimension.unwrap_or(DIMENSION)) else { return Vec::new() };

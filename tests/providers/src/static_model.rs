@@ -11,7 +11,7 @@ use walvec_embed::hash::HashEmbedder;
 
 use crate::DIMENSION;
 
-/// The token of what the model does not know.
+/// The token for words that the model does not know.
 const UNKNOWN: &str = "[UNK]";
 
 /// Writes a model2vec directory that knows `words`, in lower case. A text of those words has the vector of `hash/64`.
@@ -20,7 +20,7 @@ const UNKNOWN: &str = "[UNK]";
 /// The file system's.
 pub async fn write_static_model(directory: &Path, words: &[&str]) -> Result<()> {
     let vectors = HashEmbedder::new(DIMENSION)?.embed(words.iter().map(|&word| word.to_owned()).collect()).await?;
-    // The unknown token has a vector like any other: a model that used it would be found out.
+    // The unknown token has a vector like any other, so a test notices an embedder that uses it.
     let mut table = vec![1.0_f32; DIMENSION];
     for vector in vectors {
         table.extend(vector?);

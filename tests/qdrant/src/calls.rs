@@ -1,4 +1,4 @@
-//! What was asked of the server, and how much of it at once.
+//! A record of the calls that the server received, and how many were in flight at once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,55 +6,55 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// The kinds of calls that the server answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Call {
-    /// The server's version.
+    /// Asks for the server's version.
     HealthCheck,
-    /// Whether a collection is there.
+    /// Asks whether a collection exists.
     CollectionExists,
-    /// How a collection looks.
+    /// Asks for the description of a collection.
     CollectionInfo,
-    /// A new collection.
+    /// Creates a collection.
     CreateCollection,
-    /// Other metadata for a collection.
+    /// Changes a collection's metadata.
     UpdateCollection,
-    /// Which shards a collection has.
+    /// Asks which shards a collection has.
     ClusterInfo,
-    /// A shard for a key.
+    /// Creates a shard for a key.
     CreateShardKey,
-    /// The end of a collection.
+    /// Deletes a collection.
     DeleteCollection,
-    /// The names of all collections.
+    /// Lists the names of all collections.
     ListCollections,
-    /// Aliases made, renamed, removed.
+    /// Creates, renames and removes aliases.
     UpdateAliases,
-    /// Aliases of one collection or of all.
+    /// Lists the aliases of one collection or of all.
     ListAliases,
-    /// A payload index.
+    /// Creates a payload index.
     CreateFieldIndex,
-    /// Points stored.
+    /// Stores points.
     Upsert,
-    /// Several changes of points in one request.
+    /// Makes several changes of points in one request.
     UpdateBatch,
-    /// Points removed.
+    /// Removes points.
     Delete,
-    /// Points by id.
+    /// Reads points by id.
     Get,
-    /// Points in id order.
+    /// Reads points in id order.
     Scroll,
-    /// How many points.
+    /// Counts points.
     Count,
-    /// The nearest points.
+    /// Searches for the nearest points.
     Query,
 }
 
 impl Call {
-    /// Whether it changes points.
+    /// Returns whether the call changes points.
     #[must_use]
     pub const fn is_write(self) -> bool {
         matches!(self, Self::Upsert | Self::UpdateBatch | Self::Delete)
     }
 }
 
-/// What was asked so far, refused calls included.
+/// The calls so far, including refused ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Calls {
     counts: BTreeMap<Call, usize>,
@@ -64,44 +64,45 @@ pub struct Calls {
 }
 
 impl Calls {
-    /// How many calls of this kind.
+    /// Returns the number of calls of this kind.
     #[must_use]
     pub fn of(&self, call: Call) -> usize {
         self.counts.get(&call).copied().unwrap_or(0)
     }
 
-    /// How many calls that change points.
+    /// Returns the number of calls that change points.
     #[must_use]
     pub fn writes(&self) -> usize {
         self.counts.iter().filter(|(call, _)| call.is_write()).map(|(_, count)| count).sum()
     }
 
-    /// How many calls.
+    /// Returns the number of calls.
     #[must_use]
     pub fn total(&self) -> usize {
         self.counts.values().sum()
     }
 
-    /// The greatest number of calls that changed points at the same time.
+    /// Returns the greatest number of calls that changed points concurrently.
     #[must_use]
     pub const fn most_writes_in_flight(&self) -> usize {
         self.most_writes
     }
 
-    /// How many calls changed whatever matched a filter, and not points that they named.
+    /// Returns the number of calls that changed points by a filter instead of by id.
     #[must_use]
     pub const fn by_filter(&self) -> usize {
         self.by_filter
     }
 
-    /// Points that two calls named at the same time, so that chance decided which won. Changes by filter name no points.
+    /// Returns the points that two concurrent calls named, so that chance decided which one won. Changes by filter name
+    /// no points.
     #[must_use]
     pub fn overlaps(&self) -> &[String] {
         &self.overlaps
     }
 }
 
-/// The book that the calls are entered in. Clones are the same book.
+/// The log in which calls are recorded. Clones share one log.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ledger(Arc<Mutex<Book>>);
 
@@ -113,7 +114,7 @@ struct Book {
     points: HashMap<String, usize>,
 }
 
-/// A write in flight; it has landed when this is dropped.
+/// A write in flight, which ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct InFlight {
     ledger: Ledger,
@@ -125,7 +126,7 @@ impl Ledger {
         self.lock().calls.clone()
     }
 
-    /// Forgets what was asked, but not what is in flight.
+    /// Clears the recorded calls, but not the writes in flight.
     pub(crate) fn reset(&self) {
         self.lock().calls = Calls::default();
     }

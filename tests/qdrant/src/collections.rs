@@ -23,7 +23,7 @@ use crate::limits::RateLimits;
 use crate::service::{Service, not_implemented};
 use crate::sharding::Sharding;
 
-/// No call here takes a time that anybody looks at.
+/// The duration that every answer reports, in seconds; no test uses it.
 const TIME: f64 = 0.001;
 
 #[tonic::async_trait]
@@ -165,7 +165,8 @@ impl Collections for Service {
     }
 }
 
-/// What is remembered of a request, so that a test can ask whether it was made; the engine has no use for most of it.
+/// Returns the settings of a request that are stored, so that a test can read them; the engine does not use most of
+/// them.
 #[expect(deprecated, reason = "walvec does not set it, and others may")]
 fn config(request: CreateCollection) -> CollectionConfig {
     let params = CollectionParams {
@@ -191,7 +192,8 @@ fn config(request: CreateCollection) -> CollectionConfig {
     }
 }
 
-/// The server's own settings, which every description of a collection has: Qdrant's Python client insists on them.
+/// Returns the server's own settings, which every description of a collection has: Qdrant's Python client requires
+/// them.
 fn hnsw() -> HnswConfigDiff {
     HnswConfigDiff {
         m: Some(16),

@@ -26,7 +26,7 @@ pub(crate) fn invalid(reason: impl std::fmt::Display) -> Status {
     Status::invalid_argument(format!("Wrong input: {reason}"))
 }
 
-/// An engine's error in the server's words.
+/// Returns an engine's error in the server's words.
 pub(crate) fn status(error: OperationError) -> Status {
     match error {
         OperationError::PointIdError { missed_point_id } => {
@@ -69,7 +69,7 @@ pub(crate) fn client_id(id: qdrant_edge::PointId) -> PointId {
     PointId { point_id_options: Some(options) }
 }
 
-/// An id as text, the same for every spelling of a UUID.
+/// Returns an id as text, which is the same for every spelling of a UUID.
 pub(crate) fn id_text(id: &PointId) -> String {
     match &id.point_id_options {
         Some(PointIdOptions::Num(number)) => number.to_string(),
@@ -112,7 +112,7 @@ pub(crate) fn edge_point(point: PointStruct, spec: &VectorSpec) -> Result<PointS
     Ok(PointStructPersisted { id, vector: VectorStructPersisted::Named(persisted), payload })
 }
 
-/// Refuses another name than that of the collection's dense vectors.
+/// Refuses any name but that of the collection's dense vectors.
 pub(crate) fn check_name(name: &str, spec: &VectorSpec) -> Result<(), Status> {
     if name == spec.name {
         return Ok(());
@@ -160,7 +160,7 @@ fn client_order_value(value: qdrant_edge::OrderValue) -> OrderValue {
     OrderValue { variant: Some(variant) }
 }
 
-/// The order of a scroll.
+/// Returns the order of a scroll in the engine's terms.
 pub(crate) fn order_by(order: OrderBy) -> Result<OrderByInterface, Status> {
     let direction = match order.direction() {
         Direction::Asc => qdrant_edge::Direction::Asc,
@@ -183,7 +183,7 @@ pub(crate) fn order_by(order: OrderBy) -> Result<OrderByInterface, Status> {
     Ok(OrderByInterface::Struct(qdrant_edge::OrderBy { key, direction: Some(direction), start_from }))
 }
 
-/// A moment in the engine's terms; `None` if it has no room for it.
+/// Returns a moment in the engine's terms; `None` if it is outside their range.
 pub(crate) fn moment(Timestamp { seconds, nanos }: Timestamp) -> Option<DateTimeWrapper> {
     let micros = seconds.checked_mul(1_000_000)?.checked_add(i64::from(nanos) / 1_000)?;
     DateTimeWrapper::from_timestamp(micros)
@@ -207,7 +207,7 @@ fn client_vector(vector: Option<VectorStructInternal>) -> Option<VectorsOutput> 
             let vectors = vectors.into_iter().filter_map(|(name, vector)| match vector {
                 VectorInternal::Dense(data) => Some((name, dense_output(data))),
                 VectorInternal::Sparse(sparse) => Some((name, sparse_output(sparse))),
-                // A collection here has none of them.
+                // Collections of this server have no such vectors.
                 VectorInternal::MultiDense(_) => None,
             });
             vectors_output::VectorsOptions::Vectors(NamedVectorsOutput { vectors: vectors.collect() })
@@ -228,7 +228,7 @@ fn sparse_output(sparse: qdrant_edge::SparseVector) -> VectorOutput {
     VectorOutput { vector: Some(sparse), ..VectorOutput::default() }
 }
 
-/// Which payload fields are wanted; `default` where the request does not say.
+/// Returns which payload fields a request asks for; `default` if it does not say.
 pub(crate) fn with_payload(
     selector: Option<WithPayloadSelector>,
     default: bool,

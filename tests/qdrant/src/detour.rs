@@ -1,5 +1,5 @@
-//! A way to a server on which a request can be kept, as a network may keep it: its sender learns that the connection broke, and the
-//! request arrives all the same, later.
+//! A proxy for a server that can hold a request back, as a network may do: the sender sees its connection break, and the request
+//! still arrives later.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
-/// How long a sender says nothing that has said everything.
+/// The silence after which a sender is assumed to have sent all of its request.
 const SILENCE: Duration = Duration::from_millis(300);
 
 /// Passes connections on to a server. They end when it is dropped.
@@ -23,14 +23,14 @@ pub struct Detour {
 
 #[derive(Default)]
 struct State {
-    /// What the next request to be kept contains.
+    /// The text of the next request to hold back.
     wanted: Mutex<Option<Vec<u8>>>,
     is_keeping: watch::Sender<bool>,
     let_go: Notify,
 }
 
 impl Detour {
-    /// A way to the server at `url`, e.g. `http://127.0.0.1:6334`.
+    /// Starts a proxy for the server at `url`, e.g. `http://127.0.0.1:6334`.
     ///
     /// # Errors
     /// If there is no port for it.
@@ -57,22 +57,22 @@ impl Detour {
         Ok(Self { url, state, _open: open })
     }
 
-    /// Where it listens.
+    /// Returns the address at which the proxy listens.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Keeps the next request that contains `text`, and cuts the connection to its sender.
+    /// Holds back the next request that contains `text`, and cuts the connection to its sender.
     pub fn keep(&self, text: &str) {
         *self.state.wanted.lock().unwrap() = Some(text.as_bytes().to_owned());
     }
 
-    /// Waits until a request is kept.
+    /// Waits until a request is held back.
     pub async fn is_keeping(&self) {
         self.state.is_keeping.subscribe().wait_for(|is_keeping| *is_keeping).await.unwrap();
     }
 
-    /// Lets the request arrive that is kept.
+    /// Passes the held request on to the server.
     pub fn let_go(&self) {
         self.state.is_keeping.send_replace(false);
         self.state.let_go.notify_one();
@@ -97,7 +97,7 @@ async fn pass(client: TcpStream, server: TcpStream, state: &State) {
         let some = &bytes[..length];
         if state.is_wanted(some) {
             let mut kept = some.to_vec();
-            // Nothing tells where a request ends: its sender waits for the answer then.
+            // The end of a request is not marked, but after it the sender is silent and waits for the answer.
             while let Ok(Ok(length @ 1..)) = timeout(SILENCE, from_client.read(&mut bytes)).await {
                 kept.extend_from_slice(&bytes[..length]);
             }
@@ -106,7 +106,7 @@ async fn pass(client: TcpStream, server: TcpStream, state: &State) {
             state.is_keeping.send_replace(true);
             state.let_go.notified().await;
             to_server.write_all(&kept).await.ok();
-            // The server would not do what it is asked for if the connection ended.
+            // The connection to the server must stay open, or the server would not carry out the request.
             return std::future::pending().await;
         }
         if to_server.write_all(some).await.is_err() {

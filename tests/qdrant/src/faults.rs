@@ -1,4 +1,4 @@
-//! What goes wrong, on command.
+//! Faults of the server, on command.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 
 use crate::Call;
 
-/// Something that goes wrong with one call.
+/// A fault of one call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The call is answered with an error and has no effect.
@@ -30,7 +30,7 @@ pub enum Fault {
     LoseAnswer,
 }
 
-/// The faults of a server. Clones control the same server.
+/// The faults that a server shows. Clones control the same server.
 #[derive(Clone, Debug, Default)]
 pub struct Faults(Arc<Mutex<Script>>);
 
@@ -53,51 +53,52 @@ enum Matching {
 }
 
 impl Faults {
-    /// Happens to the next call that changes points. Several faults happen in the order in which they were asked for, one
-    /// per call; only a delay leaves room for another fault on the same call.
+    /// Gives the fault to the next call that changes points. Several faults happen in the order in which they were
+    /// requested, one per call; only a delay leaves room for another fault on the same call.
     pub fn next(&self, fault: Fault) {
         self.lock().queue.push_back((Matching::Writes, fault));
     }
 
-    /// Happens to the next call of this kind.
+    /// Gives the fault to the next call of this kind.
     pub fn next_on(&self, call: Call, fault: Fault) {
         self.lock().queue.push_back((Matching::Kind(call), fault));
     }
 
-    /// Happens to the next call of any kind.
+    /// Gives the fault to the next call of any kind.
     pub fn next_any(&self, fault: Fault) {
         self.lock().queue.push_back((Matching::Any, fault));
     }
 
-    /// How many faults have not happened yet.
+    /// Returns how many faults have not happened yet.
     #[must_use]
     pub fn pending(&self) -> usize {
         self.lock().queue.len()
     }
 
-    /// From now on, every request that names one of these points is refused as invalid. None: all are welcome again.
+    /// Refuses as invalid, from now on, every request that names one of these points. Without ids, all points are
+    /// accepted again.
     pub fn refuse_points<I: ToString>(&self, ids: impl IntoIterator<Item = I>) {
         let ids: HashSet<String> = ids.into_iter().map(|id| id.to_string()).collect();
         self.refuse_points_where(move |id| ids.contains(id));
     }
 
-    /// From now on, every request that names a point for which `refused` holds is refused as invalid. It gets the id's
-    /// text: a number, or a UUID with hyphens.
+    /// Refuses as invalid, from now on, every request that names a point for which `refused` returns true. `refused`
+    /// gets the id as text: a number, or a UUID with hyphens.
     pub fn refuse_points_where(&self, refused: impl Fn(&str) -> bool + Send + Sync + 'static) {
         self.lock().refused = Some(Arc::new(refused));
     }
 
-    /// The most bytes that a message may have, uncompressed. `None`: any number.
+    /// Limits the bytes of a message, uncompressed. `None`: no limit.
     pub fn limit_message_bytes(&self, limit: impl Into<Option<usize>>) {
         self.lock().message_bytes = limit.into();
     }
 
-    /// The key that every call has to carry. `None`: none.
+    /// Requires this key in every call. `None`: no key.
     pub fn require_api_key<'a>(&self, key: impl Into<Option<&'a str>>) {
         self.lock().api_key = key.into().map(str::to_owned);
     }
 
-    /// Whether filters by fields without an index are refused, in every collection: what strict mode does on Qdrant Cloud.
+    /// Sets whether filters by fields without an index are refused in every collection, as by strict mode on Qdrant Cloud.
     pub fn refuse_unindexed_filters(&self, refuses: bool) {
         self.lock().refuses_unindexed = refuses;
     }
@@ -106,12 +107,12 @@ impl Faults {
         self.lock().refuses_unindexed
     }
 
-    /// The version that the server says it has; 1.18.0 at first.
+    /// Sets the version that the server reports; 1.18.0 at first.
     pub fn set_version(&self, version: &str) {
         version.clone_into(&mut self.lock().version);
     }
 
-    /// Nothing goes wrong any more.
+    /// Removes all faults.
     pub fn clear(&self) {
         *self.lock() = Script::default();
     }
@@ -131,7 +132,7 @@ impl Faults {
 
     pub(crate) fn check_size(&self, bytes: usize) -> Result<(), Status> {
         match self.lock().message_bytes {
-            // As tonic, in which the real server is written, says it.
+            // The words are those of tonic, which the real server uses.
             Some(limit) if bytes > limit => Err(Status::out_of_range(format!(
                 "Error, decoded message length too large: found {bytes} bytes, the limit is: {limit} bytes"
             ))),
@@ -140,7 +141,7 @@ impl Faults {
     }
 
     pub(crate) fn check_points(&self, ids: &[String]) -> Result<(), Status> {
-        // Not under the lock: the predicate is the test's, and may use these faults.
+        // The lock is released first: the predicate is the test's, and may itself use these faults.
         let refused = self.lock().refused.clone();
         match refused.and_then(|refused| ids.iter().find(|id| refused(id))) {
             Some(id) => Err(Status::invalid_argument(format!("Wrong input: point {id} is not accepted"))),
@@ -148,7 +149,7 @@ impl Faults {
         }
     }
 
-    /// How long this call is to be delayed, and what else is to happen to it.
+    /// Takes the faults for this call: how long it is delayed, and one more fault.
     pub(crate) fn take(&self, call: Call) -> (Duration, Option<Fault>) {
         let mut script = self.lock();
         let mut delay = Duration::ZERO;
@@ -158,7 +159,7 @@ impl Faults {
                 Some((_, fault)) => return (delay, Some(fault)),
                 None => break,
             }
-            // Two delays are for two calls.
+            // A second delay is for another call.
             let next = script.queue.iter().find(|(matching, _)| matching.matches(call));
             if matches!(next, Some((_, Fault::Delay(_)))) {
                 break;

@@ -11,7 +11,7 @@ use tonic::Status;
 
 use crate::convert::{edge_id, moment};
 
-/// A filter; one that is not understood is refused rather than read as another.
+/// Returns a filter in the engine's terms. A filter that is not understood is refused rather than misread.
 pub(crate) fn edge_filter(filter: Filter) -> Result<qdrant_edge::Filter, Status> {
     let json = filter_json(filter)?;
     serde_json::from_value(json.clone())
@@ -104,7 +104,7 @@ fn range_json(range: &Range) -> Result<Value, Status> {
     let bounds = [("lt", lt), ("gt", gt), ("gte", gte), ("lte", lte)];
     let mut json = Map::new();
     for (name, bound) in bounds {
-        // Without this an infinite bound would become `null`, and the range another one.
+        // Without this check an infinite bound would become `null`, which changes the range.
         if bound.is_some_and(|bound| !bound.is_finite()) {
             return Err(unknown("a bound that is not finite"));
         }

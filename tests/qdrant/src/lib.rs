@@ -1,9 +1,9 @@
 //! A Qdrant server inside the test process: the real protocol, the real engine, faults on command.
 //!
 //! - [`TestServer`]: starts, stops, restarts with or without its data
-//! - [`Faults`]: what goes wrong next, and for whom
-//! - [`Call`], [`Calls`]: what was asked, and how much of it at once
-//! - `service`: what every call goes through: counting, keys, faults
+//! - [`Faults`]: which faults happen next, and to which calls
+//! - [`Call`], [`Calls`]: the calls so far, and how many were in flight at once
+//! - `service`: the steps that every call goes through: counting, keys, faults
 //! - `collections`, `points`: the calls
 //! - `query`: searches as the engine takes them
 //! - `updates`: writes as the engine takes them
@@ -11,9 +11,9 @@
 //! - `sharding`: shards by a key
 //! - `strict`: filters by fields without an index
 //! - `convert`, `filter`: the protocol's terms in the engine's, and back
-//! - [`RateLimits`]: how much a collection lets through in a minute
+//! - [`RateLimits`]: how many points a collection accepts or returns per minute
 //! - `wire`: connections that can be cut
-//! - [`Detour`]: a way to the server on which a request can be kept
+//! - [`Detour`]: a proxy for the server that can hold a request back
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {

@@ -1,7 +1,7 @@
-//! How much a collection lets through in a minute: `read_rate_limit` and `write_rate_limit` of strict mode.
+//! The rate limits of a collection: `read_rate_limit` and `write_rate_limit` of strict mode.
 //!
-//! As in the real server (`lib/common/common/src/rate_limiting.rs`, `lib/shard/src/operation_rate_cost.rs`), except that the shards of
-//! a collection are counted together.
+//! They work as in the real server (`lib/common/common/src/rate_limiting.rs`, `lib/shard/src/operation_rate_cost.rs`), except that the
+//! shards of a collection are counted together.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,14 +14,14 @@ use tonic::Status;
 use crate::convert::status;
 use crate::updates::apply;
 
-/// How much is let through in a time. `None`: any number.
+/// The rate limits of a collection. `None`: no limit.
 #[derive(Clone, Copy, Debug)]
 pub struct RateLimits {
-    /// Points that are asked for, searches and their conditions.
+    /// How many points may be requested, searches and their conditions included.
     pub reads: Option<u32>,
-    /// Points that are changed.
+    /// How many points may be changed.
     pub writes: Option<u32>,
-    /// In which time; strict mode counts minutes.
+    /// The time for which the limits hold; a minute in strict mode.
     pub per: Duration,
 }
 
@@ -40,7 +40,7 @@ impl From<&StrictModeConfig> for RateLimits {
     }
 }
 
-/// What is left of the limits of a collection.
+/// The rest of a collection's limits that is not used up.
 #[derive(Debug, Default)]
 pub(crate) struct Limiters(Mutex<Buckets>);
 
@@ -59,7 +59,7 @@ struct Bucket {
 }
 
 impl Limiters {
-    /// Begins to count anew.
+    /// Sets new limits, and begins to count from zero.
     pub(crate) fn set(&self, RateLimits { reads, writes, per }: RateLimits) {
         let bucket = |limit: u32| Bucket::full(f64::from(limit), per);
         *self.lock() = Buckets { reads: reads.map(bucket), writes: writes.map(bucket) };
@@ -116,7 +116,7 @@ impl Bucket {
     }
 }
 
-/// What a scroll, a count or a search costs.
+/// Returns the cost of a scroll, a count or a search.
 pub(crate) fn asked(filter: Option<&Filter>) -> usize {
     1 + filter.map_or(0, conditions)
 }
@@ -133,7 +133,7 @@ fn sub_conditions(condition: &Condition) -> usize {
     }
 }
 
-/// How many points an operation is about, one at least.
+/// Returns how many points an operation changes, at least one.
 fn changed(shard: &EdgeShard, operation: &UpdateOperation) -> Result<usize, Status> {
     let (named, filter) = match operation {
         UpdateOperation::PointOperation(PointOperations::UpsertPoints(PointInsertOperations::PointsList(points))) => {

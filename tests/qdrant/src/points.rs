@@ -34,11 +34,11 @@ use crate::sharding::within;
 use crate::strict;
 use crate::updates::{apply, edge_operation, named, upsert};
 
-/// No call here takes a time that anybody looks at.
+/// The duration that every answer reports, in seconds; no test uses it.
 const TIME: f64 = 0.001;
 
 impl Service {
-    /// Lets a write through, checks all of it, applies it; one result per operation.
+    /// Counts a write against the limits, checks all of it, and applies it. Returns one result per operation.
     async fn write<T: Message>(
         &self,
         call: Call,
@@ -49,14 +49,14 @@ impl Service {
     ) -> Result<(Started, Vec<UpdateResult>), Status> {
         let call = self.begin_write(call, request, collection, operations.iter().flat_map(named).collect()).await?;
         let collection = self.registry.find(collection)?;
-        // All of them, before any has an effect.
+        // All operations are checked before any has an effect.
         edge_operations(operations.clone(), &collection.vector)?;
         self.check_filters(&collection, strict::changing(&operations)).await?;
         let update_status = call.status(wait);
         let results = operations.iter().map(|_| update_result(collection.next_operation(), update_status)).collect();
         if call.applies() {
             let written = Arc::clone(&collection);
-            // The book of the shards and the engine change together.
+            // The `Book` of the shards and the engine change together.
             let change = move |shard: &EdgeShard| {
                 let operations = match &written.sharding {
                     None => operations,

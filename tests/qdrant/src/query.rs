@@ -1,4 +1,4 @@
-//! Searches as the engine takes them.
+//! Searches in the engine's terms.
 
 use qdrant_client::qdrant::query::Variant;
 use qdrant_client::qdrant::{
@@ -15,9 +15,9 @@ use crate::limits::asked;
 use crate::registry::{Collection, VectorSpec};
 use crate::sharding::within;
 
-/// How many points are answered where a request does not say.
+/// How many points are returned if a request does not say.
 pub(crate) const DEFAULT_LIMIT: usize = 10;
-/// The constant of rank fusion where a request does not say.
+/// The constant of rank fusion if a request does not say.
 const DEFAULT_RRF_K: usize = 2;
 
 pub(crate) fn edge_query(request: QueryPoints, collection: &Collection) -> Result<QueryRequest, Status> {
@@ -38,7 +38,7 @@ pub(crate) fn edge_query(request: QueryPoints, collection: &Collection) -> Resul
     })
 }
 
-/// What a search costs: each side of one that fuses several.
+/// Returns the cost of a search. If it fuses several searches, each of them counts.
 pub(crate) fn searched(request: &QueryPoints) -> usize {
     match request.prefetch.as_slice() {
         [] => asked(request.filter.as_ref()),

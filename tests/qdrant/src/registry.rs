@@ -24,7 +24,7 @@ use crate::sharding::Sharding;
 pub(crate) struct Registry {
     names: Mutex<Names>,
     directories: AtomicU64,
-    // The last to be dropped.
+    // This field is dropped last.
     root: TempDir,
 }
 
@@ -34,25 +34,25 @@ struct Names {
     aliases: BTreeMap<String, String>,
 }
 
-/// The vectors of a collection: one kind of dense ones, perhaps one of sparse ones.
+/// The vectors of a collection: dense ones, and perhaps sparse ones.
 #[derive(Clone, Debug)]
 pub(crate) struct VectorSpec {
-    /// The dense ones' name; empty if they have none.
+    /// The name of the dense vectors; empty if they have none.
     pub(crate) name: String,
     pub(crate) dimension: usize,
-    /// The sparse ones' name.
+    /// The name of the sparse vectors.
     pub(crate) sparse: Option<String>,
 }
 
 /// One collection.
 pub(crate) struct Collection {
-    /// What its points have.
+    /// The vectors that its points have.
     pub(crate) vector: VectorSpec,
-    /// The shards, where they are chosen by key.
+    /// The shards, if they are selected by a key.
     pub(crate) sharding: Option<Sharding>,
-    /// What it was created with, and its metadata.
+    /// The settings with which it was created, and its metadata.
     pub(crate) config: Mutex<CollectionConfig>,
-    /// How much it lets through.
+    /// The rate limits.
     pub(crate) limiters: Limiters,
     directory: PathBuf,
     operations: AtomicU64,
@@ -66,7 +66,7 @@ impl Registry {
         Ok(Self { names: Mutex::default(), directories: AtomicU64::new(0), root })
     }
 
-    /// A collection, by its name or an alias.
+    /// Returns a collection by its name or an alias.
     pub(crate) fn find(&self, name: &str) -> Result<Arc<Collection>, Status> {
         let names = self.lock();
         let name = names.aliases.get(name).map_or(name, String::as_str);
@@ -88,7 +88,7 @@ impl Registry {
         if names.collections.contains_key(name) || names.aliases.contains_key(name) {
             return Err(exists(name));
         }
-        // Never a used one: what was deleted may still be open in a call that is ending.
+        // A directory is never used twice: a deleted collection may still be open in a call that is ending.
         let directory = self.root.path().join(self.directories.fetch_add(1, Ordering::Relaxed).to_string());
         std::fs::create_dir(&directory)?;
         let vector = VectorSpec { name: vector_name, dimension, sparse: sparse.as_ref().map(|(name, _)| name.clone()) };
@@ -109,7 +109,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Whether there was one.
+    /// Deletes a collection, and returns whether it existed.
     pub(crate) fn delete(&self, name: &str) -> bool {
         let mut names = self.lock();
         names.aliases.retain(|_, collection| collection != name);
@@ -120,7 +120,7 @@ impl Registry {
         self.lock().collections.keys().cloned().collect()
     }
 
-    /// All changes, or none if one is not possible.
+    /// Makes all changes, or none if one of them is not possible.
     pub(crate) fn change_aliases(&self, changes: Vec<AliasOperations>) -> Result<(), Status> {
         let mut names = self.lock();
         let mut aliases = names.aliases.clone();
@@ -151,7 +151,7 @@ impl Registry {
         Ok(())
     }
 
-    /// The aliases of a collection, or all.
+    /// Returns the aliases of a collection, or all aliases.
     pub(crate) fn aliases(&self, of: Option<&str>) -> Vec<AliasDescription> {
         let names = self.lock();
         let wanted = names.aliases.iter().filter(|(_, collection)| of.is_none_or(|of| of == *collection));
@@ -168,7 +168,7 @@ impl Registry {
         let collections: Vec<_> = self.lock().collections.values().cloned().collect();
         for collection in collections {
             let mut shard = collection.shard();
-            // Its drop writes down what it holds.
+            // Dropping the engine writes its data to its files.
             drop(shard.take());
             *shard = Some(load(&collection.directory)?);
         }
@@ -198,7 +198,7 @@ impl Collection {
         done.await.unwrap_or_else(|panic| Err(Status::internal(format!("Service internal error: {panic}"))))
     }
 
-    /// Strikes points out of the book of the shards that the engine does not hold any more.
+    /// Removes points from the `Book` of the shards that the engine no longer holds.
     pub(crate) fn forget_deleted(&self, shard: &EdgeShard) {
         let Some(sharding) = &self.sharding else { return };
         sharding.forget(|ids| {
@@ -208,7 +208,7 @@ impl Collection {
         });
     }
 
-    /// The number of the next operation.
+    /// Returns the number of the next operation.
     pub(crate) fn next_operation(&self) -> u64 {
         self.operations.fetch_add(1, Ordering::Relaxed)
     }

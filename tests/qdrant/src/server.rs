@@ -1,4 +1,4 @@
-//! The server's life.
+//! The server: how it starts, stops and restarts.
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ use crate::service::Service;
 use crate::updates::{apply, edge_operation, upsert};
 use crate::wire::Wire;
 
-/// How long the port, or a connection that was cut, may take to be free.
+/// How long the port may take to become free, or a connection that was cut to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A Qdrant server on a port of this machine, with data of its own. Dropping it stops it and removes the data.
@@ -45,7 +45,7 @@ pub struct TestServer {
 struct Running {
     cut: CancellationToken,
     task: JoinHandle<()>,
-    /// Ends when the listener and all connections are gone.
+    /// Receives nothing, and ends when the listener and all connections are gone.
     open: mpsc::Receiver<()>,
 }
 
@@ -67,38 +67,38 @@ impl TestServer {
         Ok(server)
     }
 
-    /// Where it listens, also while it is stopped.
+    /// Returns the server's address, which it keeps while it is stopped.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// What goes wrong next.
+    /// Returns the faults of this server.
     #[must_use]
     pub const fn faults(&self) -> &Faults {
         &self.faults
     }
 
-    /// What was asked so far.
+    /// Returns the calls so far.
     #[must_use]
     pub fn calls(&self) -> Calls {
         self.ledger.calls()
     }
 
-    /// Counts from zero.
+    /// Begins to count calls from zero.
     pub fn reset_calls(&self) {
         self.ledger.reset();
     }
 
-    /// Cuts all connections and accepts no more. The collections stay.
+    /// Cuts all connections and accepts no new ones. The collections stay.
     pub async fn stop(&self) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Running { cut, task, mut open }) = running else { return };
         cut.cancel();
         task.abort();
-        // An error says that it was aborted.
+        // The error only says that the task was aborted.
         task.await.ok();
-        // Nothing is ever sent: this ends when the last connection is gone.
+        // No message is ever sent: the call returns when the last connection is gone.
         tokio::time::timeout(PATIENCE, open.recv()).await.ok();
     }
 
@@ -111,7 +111,7 @@ impl TestServer {
         let listener = loop {
             match listen(self.address) {
                 Ok(listener) => break listener,
-                // A connection somewhere on this machine may have got the port as its own for a moment.
+                // An outgoing connection of this machine may have been given the port for a moment.
                 Err(_) if start.elapsed() < PATIENCE => tokio::time::sleep(Duration::from_millis(20)).await,
                 Err(error) => return Err(error).with_context(|| format!("listen on {} again", self.address)),
             }
@@ -120,7 +120,7 @@ impl TestServer {
         Ok(())
     }
 
-    /// Stops, and comes back on the same port with what was written.
+    /// Stops the server, and starts it again on the same port with its data.
     ///
     /// # Errors
     /// If the data cannot be loaded or the port is taken.
@@ -131,7 +131,7 @@ impl TestServer {
         self.resume().await
     }
 
-    /// Stops, and comes back on the same port without collections.
+    /// Stops the server, and starts it again on the same port without collections.
     ///
     /// # Errors
     /// If the port is taken.
@@ -141,11 +141,11 @@ impl TestServer {
         self.resume().await
     }
 
-    /// Stores points as they are, each `{"id": …, "vector": […], "payload": {…}}`, past all faults and uncounted: for tests of
-    /// what notices that.
+    /// Stores points as they are, each `{"id": …, "vector": […], "payload": {…}}`, without faults and without counting. Tests
+    /// use it to check that the change is noticed.
     ///
     /// # Errors
-    /// If the collection does not take them.
+    /// If the collection does not accept them.
     pub async fn put(&self, collection: &str, points: Vec<Value>) -> anyhow::Result<()> {
         let collection = self.registry.find(collection)?;
         let points = points.into_iter().map(point_struct).collect::<anyhow::Result<_>>()?;
@@ -154,7 +154,7 @@ impl TestServer {
         Ok(collection.run(|shard| apply(shard, vec![operation])).await?)
     }
 
-    /// Limits what a collection lets through from now on, as its strict mode would, in another time than a minute if wanted.
+    /// Sets the rate limits of a collection, as its strict mode would; the time may be other than a minute.
     ///
     /// # Errors
     /// If there is no such collection or alias.
@@ -170,13 +170,14 @@ impl TestServer {
         let connections = stream::unfold((listener, cut.clone(), sender), |(listener, cut, sender)| async move {
             let accepted = listener.accept().await;
             let wire = accepted.map(|(stream, _)| {
-                // As the real server: answers to many requests on one connection do not wait for each other's acknowledgement.
+                // The real server sets this too: answers to many requests on one connection do not wait for each other's
+                // acknowledgement.
                 stream.set_nodelay(true).ok();
                 Wire::new(stream, cut.child_token(), sender.clone())
             });
             Some((wire, (listener, cut, sender)))
         });
-        // The real server has no limit of its own for a message, and speaks gzip.
+        // The real server has no limit of its own for a message, and supports gzip.
         let points = PointsServer::new(service.clone()).max_decoding_message_size(usize::MAX);
         let collections = CollectionsServer::new(service.clone()).max_decoding_message_size(usize::MAX);
         let router = Server::builder()

@@ -1,4 +1,4 @@
-//! What every call goes through.
+//! The steps that every call goes through.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub(crate) struct Service {
     ledger: Ledger,
 }
 
-/// A call that was let through.
+/// A call that passed the checks.
 #[derive(Debug)]
 pub(crate) struct Started {
     cut: Option<Cut>,
@@ -36,12 +36,12 @@ impl Service {
         Self { registry, faults, ledger }
     }
 
-    /// A call that changes no points.
+    /// Begins a call that does not change points.
     pub(crate) async fn begin<T: Message>(&self, call: Call, request: &Request<T>) -> Result<Started, Status> {
         self.check(call, request, "", Vec::new())?.wait().await
     }
 
-    /// A call that changes these points of a collection.
+    /// Begins a call that changes these points of a collection.
     pub(crate) async fn begin_write<T: Message>(
         &self,
         call: Call,
@@ -52,7 +52,7 @@ impl Service {
         self.check(call, request, collection, points)?.wait().await
     }
 
-    /// Refuses filters by fields without an index, where that is asked for.
+    /// Refuses filters by fields without an index, if the server is set to do so.
     pub(crate) async fn check_filters<'f>(
         &self,
         collection: &Arc<Collection>,
@@ -87,7 +87,7 @@ impl Started {
         if !self.delay.is_zero() {
             tokio::time::sleep(self.delay).await;
         }
-        // Who asked is gone, perhaps with the server that was asked: what comes back now would be a surprise.
+        // The connection was cut, perhaps because the server was stopped, so the call must have no effect any more.
         if self.cut.as_ref().is_some_and(Cut::is_cut) {
             return Err(broken());
         }
@@ -101,22 +101,22 @@ impl Started {
         }
     }
 
-    /// Whether the call is to take effect.
+    /// Returns whether the call is to take effect.
     pub(crate) const fn applies(&self) -> bool {
         !matches!(self.fault, Some(Fault::Update { applied: false, .. }))
     }
 
-    /// What a write is answered with.
+    /// Returns the status with which a write is answered.
     pub(crate) const fn status(&self, waited: bool) -> UpdateStatus {
         match self.fault {
             Some(Fault::Update { status, .. }) => status,
-            // As the real server: who does not wait is told that the write has arrived.
+            // As in the real server, a client that does not wait only learns that the write has arrived.
             _ if waited => UpdateStatus::Completed,
             _ => UpdateStatus::Acknowledged,
         }
     }
 
-    /// The end of a call.
+    /// Ends a call, and returns its answer.
     pub(crate) fn answer<T>(&self, response: T) -> Result<Response<T>, Status> {
         if matches!(self.fault, Some(Fault::LoseAnswer)) {
             self.break_connection();
@@ -132,7 +132,7 @@ impl Started {
     }
 }
 
-/// Never arrives where the connection was cut.
+/// Returns the error of a call whose connection was cut; the client never receives it.
 fn broken() -> Status {
     Status::unavailable("the connection was cut")
 }
@@ -146,7 +146,8 @@ impl Qdrant for Service {
     }
 }
 
-/// The calls that the test server does not know, in the form that `async_trait` gives them: it does not look into macros.
+/// The calls that the test server does not support. They are written in the form that `async_trait` generates, because it
+/// does not expand macros.
 macro_rules! not_implemented {
     ($($name:ident($request:ty) -> $response:ty;)*) => {$(
         fn $name<'life0, 'async_trait>(

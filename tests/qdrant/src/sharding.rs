@@ -1,7 +1,7 @@
 //! Shards by a key: which ones there are, and which points are in them.
 //!
-//! A real server keeps the shards apart, and would hold a point twice that is in two of them. Here the engine holds all points
-//! together, and a book says where they are.
+//! A real server stores each shard separately, and holds a point twice if it is in two of them. Here the engine holds all
+//! points together, and a `Book` records in which shard each is.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,7 +27,7 @@ struct Book {
 }
 
 impl Sharding {
-    /// A new shard.
+    /// Creates a shard.
     pub(crate) fn create(&self, key: Option<ShardKey>) -> Result<(), Status> {
         let key = key.and_then(|key| key.key).ok_or_else(|| invalid("a shard key is missing"))?;
         let text = text(&key);
@@ -42,13 +42,13 @@ impl Sharding {
         self.lock().keys.iter().map(|key| ShardKey { key: Some(key.clone()) }).collect()
     }
 
-    /// The shard that a point is in.
+    /// Returns the shard that holds a point.
     pub(crate) fn shard_of(&self, point: PointId) -> Option<ShardKey> {
         let key = self.lock().places.get(&point)?.iter().next().cloned();
         Some(ShardKey { key })
     }
 
-    /// The points that these shards hold, as a further condition of a filter.
+    /// Adds a condition to a filter, so that it matches only points in these shards.
     pub(crate) fn restrict(
         &self,
         filter: Option<qdrant_edge::Filter>,
@@ -64,7 +64,8 @@ impl Sharding {
         Ok(Some(filter))
     }
 
-    /// Enters operations in the book, and leaves in them what the engine has to do. All of them, or none if a shard is missing.
+    /// Records operations in the `Book`, and returns those that the engine has to carry out. Records all of them, or none if a
+    /// shard is missing.
     pub(crate) fn route(&self, operations: Vec<Operation>) -> Result<Vec<Operation>, Status> {
         let mut book = self.lock();
         let shards: Vec<HashSet<Key>> =
@@ -72,7 +73,7 @@ impl Sharding {
         operations.into_iter().zip(shards).map(|(operation, shards)| book.enter(operation, &shards)).collect()
     }
 
-    /// Forgets points that a filter has deleted.
+    /// Removes points from the `Book` that a filter has deleted.
     pub(crate) fn forget(&self, exists: impl Fn(&[PointId]) -> HashSet<PointId>) {
         let mut book = self.lock();
         let ids: Vec<PointId> = book.places.keys().copied().collect();
@@ -136,7 +137,7 @@ impl Book {
         Ok(operation)
     }
 
-    /// Whether the point is in no shard any more.
+    /// Removes a point from these shards, and returns whether it is in no shard any more.
     fn leave(&mut self, id: PointId, shards: &HashSet<Key>) -> bool {
         let Some(place) = self.places.get_mut(&id) else { return false };
         place.retain(|key| !shards.contains(key));
@@ -148,7 +149,7 @@ impl Book {
     }
 }
 
-/// The engine's filter of a request that may name shards.
+/// Returns the engine's filter for a request that may name shards.
 pub(crate) fn within(
     sharding: Option<&Sharding>,
     filter: Option<Filter>,

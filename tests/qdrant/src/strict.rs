@@ -1,6 +1,7 @@
 //! Filters by fields without an index, which strict mode may refuse: `unindexed_filtering_retrieve` and `unindexed_filtering_update`.
 //!
-//! As in the real server (`lib/collection/src/operations/verification`), except that an index of any type will do.
+//! This works as in the real server (`lib/collection/src/operations/verification`), except that an index of any type is
+//! enough.
 
 use std::sync::Arc;
 
@@ -35,12 +36,12 @@ pub(crate) async fn check<'f>(
     }
 }
 
-/// The filters of a search.
+/// Returns the filters of a search.
 pub(crate) fn searching(request: &QueryPoints) -> impl Iterator<Item = &Filter> {
     request.filter.iter().chain(request.prefetch.iter().filter_map(|side| side.filter.as_ref()))
 }
 
-/// The filters by which operations choose points.
+/// Returns the filters by which operations select points.
 pub(crate) fn changing(operations: &[Operation]) -> impl Iterator<Item = &Filter> {
     operations.iter().filter_map(|operation| {
         let points = match operation {

@@ -1,4 +1,4 @@
-//! Writes as the engine takes them: checked as a whole, then applied one by one.
+//! Writes in the engine's terms: checked as a whole, then applied one by one.
 
 use qdrant_client::qdrant::points_selector::PointsSelectorOneOf;
 use qdrant_client::qdrant::points_update_operation::{Operation, PointStructList};
@@ -10,7 +10,7 @@ use crate::convert::{edge_ids, edge_payload, edge_point, id_text, json_path, sta
 use crate::filter::edge_filter;
 use crate::registry::VectorSpec;
 
-/// An upsert as the operation of a batch, which says the same.
+/// Returns an upsert as the equivalent operation of a batch.
 pub(crate) fn upsert(request: UpsertPoints) -> Operation {
     Operation::Upsert(PointStructList {
         points: request.points,
@@ -20,7 +20,7 @@ pub(crate) fn upsert(request: UpsertPoints) -> Operation {
     })
 }
 
-/// The points that an operation names. One by filter names none.
+/// Returns the points that an operation names. An operation by filter names none.
 pub(crate) fn named(operation: &Operation) -> Vec<String> {
     let ids = |selector: Option<&PointsSelector>| match selector.and_then(|it| it.points_selector_one_of.as_ref()) {
         Some(PointsSelectorOneOf::Points(list)) => texts(list.ids.iter()),
@@ -39,7 +39,7 @@ fn texts<'a>(ids: impl Iterator<Item = &'a PointId>) -> Vec<String> {
     ids.map(id_text).collect()
 }
 
-/// The engine's operation, or why there is none. Touches nothing.
+/// Returns the engine's operation, or why there is none. Changes nothing.
 pub(crate) fn edge_operation(operation: Operation, vector: &VectorSpec) -> Result<UpdateOperation, Status> {
     match operation {
         Operation::Upsert(list) => {
@@ -71,7 +71,7 @@ pub(crate) fn edge_operation(operation: Operation, vector: &VectorSpec) -> Resul
     }
 }
 
-/// Applies operations in order. As in the real server, those before one that fails stay applied.
+/// Applies operations in order. As in the real server, operations before a failed one stay applied.
 pub(crate) fn apply(shard: &EdgeShard, operations: Vec<UpdateOperation>) -> Result<(), Status> {
     operations.into_iter().try_for_each(|operation| shard.update(operation).map_err(status))
 }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
-/// Cuts one connection. Every request on it carries this.
+/// A handle that cuts one connection. Every request on the connection carries it.
 #[derive(Clone, Debug)]
 pub(crate) struct Cut(CancellationToken);
 
@@ -29,7 +29,7 @@ pub(crate) struct Wire {
     stream: TcpStream,
     cut: Cut,
     cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Dropped with the connection: who holds the other end knows when all are gone.
+    /// Dropped with the connection: the holder of the other end learns when all connections are gone.
     _open: mpsc::Sender<()>,
 }
 

@@ -1,4 +1,4 @@
-//! The server answers as the client expects, also where a test makes it fail.
+//! The test server answers as the client expects, also when a test makes it fail.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
@@ -224,7 +224,7 @@ async fn an_alias_stands_for_its_collection() {
 async fn faults_happen_once_and_in_order() {
     let (server, client) = started().await;
     let faults = server.faults();
-    // The client repeats a call once by itself where the code says that the connection may have broken.
+    // The client repeats a call once by itself if the code means that the connection may have broken.
     faults.next(Fault::Status(Code::Unavailable, "starting".to_owned()));
     faults.next(Fault::Status(Code::Unavailable, "busy".to_owned()));
     faults.next(Fault::Update { status: UpdateStatus::Acknowledged, applied: true });
@@ -245,7 +245,7 @@ async fn a_cut_connection_fails_the_call_before_or_after_it_took_effect() {
     let (server, client) = started().await;
     for (id, fault, effect) in [(1, Fault::DropConnection, 0), (2, Fault::LoseAnswer, 1)] {
         server.faults().next(fault.clone());
-        // For the client's own repetition.
+        // This fault is for the client's own repetition.
         server.faults().next(Fault::Status(Code::FailedPrecondition, "a repetition".to_owned()));
         let result = upsert(&client, [id]).await;
         assert!(result.is_err(), "{fault:?}: {result:?}");
@@ -296,7 +296,7 @@ async fn writes_in_flight_are_counted_and_overlaps_recorded() {
     assert_eq!(server.calls().overlaps(), ["books/2"]);
 }
 
-/// The time after which there is room, if ever, and the server's words.
+/// Returns the time after which the server has room, if it ever has, and the server's message.
 fn limited<T: std::fmt::Debug>(result: Result<T, QdrantError>) -> (Option<u64>, String) {
     match result.unwrap_err() {
         QdrantError::ResourceExhaustedError { status, retry_after_seconds } => {

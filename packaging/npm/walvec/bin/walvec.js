@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// Runs the program, which is in the package for this platform.
+// Runs the program, which is in the npm package for this platform.
 "use strict";
 
 const { spawn } = require("node:child_process");
@@ -25,16 +25,17 @@ try {
 const child = spawn(program, process.argv.slice(2), { stdio: "inherit" });
 child.on("error", (error) => fail(`${program} does not start: ${error.message}`, `npm install --force ${name}`));
 
-// Ctrl-C reaches the program by itself; passed on, it would be the second one, which ends it at once.
+// Ctrl-C reaches the program directly. If it were passed on too, the program would get a second signal, which ends it
+// at once.
 process.on("SIGINT", () => {});
-// These may have reached it, too; walvec takes what comes within a second for one signal.
+// These signals may have reached the program directly too, but walvec treats signals within a second as one.
 for (const signal of ["SIGTERM", "SIGHUP"]) {
   process.on(signal, () => child.kill(signal));
 }
 
 child.on("exit", (code, signal) => {
   if (signal === null) process.exit(code);
-  // Ends as the program did, so that a shell sees it.
+  // Ends with the program's exit code or signal, so that a shell sees it.
   process.removeAllListeners(signal);
   process.kill(process.pid, signal);
 });

@@ -46,7 +46,7 @@ async fn a_broker_does_not_outlive_a_test_that_is_killed() -> Result<()> {
     TcpStream::connect(words[1]).await?;
     child.kill()?;
     child.wait()?;
-    // Nothing tells about the end of a process that is not one's own.
+    // The end of a process that is not a child is not reported, so this polls.
     let deadline = Instant::now() + Duration::from_secs(30);
     while Path::new(words[2]).exists() || TcpStream::connect(words[1]).await.is_ok() {
         assert!(Instant::now() < deadline, "the broker outlives its test");

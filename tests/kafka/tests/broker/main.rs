@@ -1,4 +1,4 @@
-//! What a test can rely on, with a real broker.
+//! Tests of the test broker itself, with a real broker.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 

@@ -1,4 +1,4 @@
-//! Who may come in, and who may do what: asked with Kafka's own client.
+//! Logins and access rights, tested with Kafka's own client.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use walvec_test_kafka::{Operation, Options, Resource, Sasl, Security, TestBroker
 
 const TOPICS: &str = "org.apache.kafka.tools.TopicCommand";
 
-/// The client's properties for `user`.
+/// Returns the client's properties for `user`.
 fn client(broker: &TestBroker, security: Security, user: &User) -> String {
     let mut properties =
         format!("security.protocol={}\ndefault.api.timeout.ms=20000\nrequest.timeout.ms=10000\n", security.protocol());
@@ -28,7 +28,7 @@ fn client(broker: &TestBroker, security: Security, user: &User) -> String {
     path.display().to_string()
 }
 
-/// The names of the topics, as `user` sees them.
+/// Returns the names of the topics that `user` sees.
 async fn topics(broker: &TestBroker, security: Security, user: &User) -> Result<String> {
     let properties = client(broker, security, user);
     let arguments = ["--bootstrap-server", &broker.bootstrap(), "--command-config", &properties, "--list"];

@@ -1,4 +1,4 @@
-//! Starting, stopping, starting again.
+//! A broker starts, stops and starts again.
 
 use anyhow::Result;
 use tokio::net::TcpStream;
@@ -21,7 +21,7 @@ async fn a_broker_is_reachable_and_keeps_its_topics_over_a_kill_a_stop_and_a_pau
     assert_eq!(broker.tool(TOPICS, &["--list"]).await?.trim(), "books");
 
     broker.pause()?;
-    // The kernel still accepts the connection; nobody answers.
+    // The kernel still accepts the connection, but the broker does not answer.
     TcpStream::connect(broker.bootstrap()).await?;
     broker.resume()?;
     broker.stop().await?;
