@@ -332,6 +332,8 @@ fn failure(table: &TableName, error: &tokio_postgres::Error) -> CaptureError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::json;
     use walvec_model::{OrderBy, Take};
 

@@ -8,8 +8,8 @@ use walvec_model::{Lookup, Table, Take, Value};
 
 use crate::absent::{Absences, Watch};
 use crate::error::TransformError;
+use crate::names::unknown_column;
 use crate::template::Template;
-use crate::transform::unknown_column;
 use crate::values::{self, Types};
 
 /// A row together with the rows that it looks up. `row` is the row alone.

@@ -2,6 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use walvec_model::Table;
+
+use crate::TransformError;
+
 /// The variable under which templates reach the whole row, unless a column has that name.
 pub(crate) const ROW: &str = "row";
 
@@ -21,6 +25,18 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         .filter(|(similarity, _)| *similarity >= SIMILAR)
         .max_by(|left, right| left.0.total_cmp(&right.0))
         .map(|(_, candidate)| candidate)
+}
+
+/// Returns the error of a name that is no column of the table, with the name that was probably meant.
+pub(crate) fn unknown_column(table: &Table, field: &str, column: &str) -> TransformError {
+    let names = || table.columns.iter().map(|column| column.name.as_str());
+    let suggestion = nearest(column, names()).map(|name| format!("; did you mean \"{name}\"?")).unwrap_or_default();
+    TransformError::UnknownColumn {
+        table: table.name.clone(),
+        field: field.to_owned(),
+        column: column.to_owned(),
+        hint: format!("{suggestion}; its columns are: {}", names().collect::<Vec<_>>().join(", ")),
+    }
 }
 
 /// The names that a template's source can possibly reach.

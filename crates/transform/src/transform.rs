@@ -14,7 +14,7 @@ use crate::absent::Absences;
 use crate::chunk::{Chunker, MAX_CHUNKS};
 use crate::error::TransformError;
 use crate::layout::Layout;
-use crate::names::{ALWAYS_ROW, ROW, nearest};
+use crate::names::{ALWAYS_ROW, ROW, unknown_column};
 use crate::point_id;
 use crate::shape::{RowContext, Shape, uses_null};
 use crate::template::{SyntaxError, Template, first_segment};
@@ -452,17 +452,6 @@ fn check_hidden_row(table: &Table, template: &Template, column: &Column) -> Resu
         field: template.field.clone(),
         reason: format!("the column \"row\" ({}) hides the row: write walvec_row[\"{member}\"]", column.ty),
     })
-}
-
-pub(crate) fn unknown_column(table: &Table, field: &str, column: &str) -> TransformError {
-    let names = || table.columns.iter().map(|column| column.name.as_str());
-    let suggestion = nearest(column, names()).map(|name| format!("; did you mean \"{name}\"?")).unwrap_or_default();
-    TransformError::UnknownColumn {
-        table: table.name.clone(),
-        field: field.to_owned(),
-        column: column.to_owned(),
-        hint: format!("{suggestion}; its columns are: {}", names().collect::<Vec<_>>().join(", ")),
-    }
 }
 
 fn value_at(values: &[Value], index: usize) -> Value {

@@ -30,9 +30,9 @@ pub enum Operation {
     Write,
     /// Create topics.
     Create,
-    /// See that the resource exists. The rights to read and write imply it.
+    /// Learn that the resource exists. The rights to read and write imply it.
     Describe,
-    /// See how the resource is configured.
+    /// Learn how the resource is configured.
     DescribeConfigs,
     /// Delete the resource.
     Delete,
