@@ -84,10 +84,11 @@ bench: prerequisites model ## run the benchmarks and print the tables of BENCHMA
 	@WALVEC_BENCH_PYTHON=$$(scripts/clients-python.sh bench/python/requirements.txt) \
 		exec $(CARGO_TARGET_DIR)/release/walvec-bench $(ARGS)
 
-lint: prerequisites ## check format, lints, licences, dependency rules, compose.yaml and the documents
+lint: prerequisites ## check format, lints, rustdoc, licences, dependency rules, compose.yaml and the documents
 	cargo fmt --all --check
 	cargo clippy $(LOCKED) --workspace $(FEATURES) --all-targets -- -D warnings
 	cargo clippy $(LOCKED) -p walvec --no-default-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc $(LOCKED) --workspace $(FEATURES) --no-deps --document-private-items
 	@scripts/count-packages.sh 575
 	$$(scripts/fetch-cargo-deny.sh) --locked check licenses bans sources
 	@scripts/check-compose.sh

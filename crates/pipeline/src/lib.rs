@@ -18,7 +18,7 @@
 //! - [`witness`]: proof that a collection is not an older state of itself
 //! - [`snapshot`]: copies the rows that existed before the slot, as one generation
 //! - [`follow`]: follows the stream, transaction by transaction; [`pending`]: changes that were read and have not begun yet
-//! - [`line`]: batches whose vectors are computed concurrently; [`portion`]: how many rows of a batch are completed at a time
+//! - [`line`](mod@line): batches whose vectors are computed concurrently; [`portion`]: how many rows of a batch are completed at a time
 //! - [`publish`]: writes changes to topics instead of collections; workers read them there
 //! - [`index`]: moves records from topics into collections, with any number of workers
 //! - [`reread`]: reads rows again while the stream goes on: backfill, repair and altered tables

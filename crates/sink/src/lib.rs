@@ -6,7 +6,7 @@
 //! - [`Catalog`] (`catalog`): which collection a name stands for, and letting it stand for another one
 //! - [`Filter`] (`filter`): conditions on payload fields
 //! - [`Keywords`]: the sparse vectors of texts
-//! - [`nearest_rows`]: searches in which a row counts once
+//! - [`nearest_rows`](nearest_rows()): searches in which a row counts once
 //! - [`page_of_hits`] (`paged`): the hits of a search, page by page
 //! - [`page_in_order`] (`ordered`): points in the order of a field, page by page
 //! - `faithful`: which stored values come back exactly as they were written

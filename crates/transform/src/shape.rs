@@ -10,7 +10,7 @@ use crate::names::{ALWAYS_ROW, ROW};
 use crate::template::Template;
 use crate::values;
 
-/// What a [`Transform`] needs of a table's columns.
+/// What a [`Transform`](crate::Transform) needs of a table's columns.
 #[derive(Debug)]
 pub(crate) struct Shape {
     pub(crate) columns: Vec<Column>,

@@ -19,10 +19,10 @@
 //! 4. Texts of a sample are embedded again and compared with the stored vectors. Nothing stored tells a wrong vector from
 //!    a right one, so only a sample of all points checks all vectors.
 //!
-//! - [`Job`] (`job`), [`compare`]: one collection, from beginning to end
+//! - [`Job`] (`job`), [`compare`](compare()): one collection, from beginning to end
 //! - [`Running`], [`Points`] (`outside`): what the caller provides: the walvec that fills the collection, and the collection
 //! - [`Report`] (`report`): the mismatches, counted, with examples
-//! - [`Findings`] (`findings`): all mismatches, for a repair; [`repair`] has them mended and checks the result
+//! - [`Findings`] (`findings`): all mismatches, for a repair; [`repair`](repair()) has them mended and checks the result
 //! - `table`, `select`, `lookup`, `sql`: the tables' columns, and the statement that reads them
 //! - `values`: what points hold of a column's text
 //! - `render`, `null`: templates

@@ -207,7 +207,7 @@ fn complain(error: &anyhow::Error) {
     eprintln!("error: the end-to-end tests cannot run: {error:#}");
 }
 
-/// Makes a [`Test`](crate::Test) of an `async fn(TestContext) -> anyhow::Result<()>` in the same module.
+/// Makes a [`Test`] of an `async fn(TestContext) -> anyhow::Result<()>` in the same module.
 #[macro_export]
 macro_rules! test {
     ($body:ident) => {

@@ -8,7 +8,7 @@
 //! - [`rights`]: the rights that the role lacks, and which role can grant them
 //! - [`lookups`]: what would stop lookups or make them slow
 //! - [`remedy`]: statements that fix the findings, in an order in which they succeed
-//! - [`unfit`]: tables that cannot be followed while others can
+//! - [`unfit`](mod@unfit): tables that cannot be followed while others can
 
 mod filter;
 mod identity;

@@ -3,7 +3,7 @@
 //! The copy, the stream and the re-select use the same function, so a row is equal whichever way it came.
 //!
 //! - [`kind`]: the kinds of types, by the meaning of their text form, found in the catalogue
-//! - [`array`]: array literals
+//! - [`array`](mod@array): array literals
 //! - [`number`]: which JSON numbers can be represented exactly
 
 mod array;

@@ -1,4 +1,4 @@
-//! A collection in the engine, which fulfils the contracts of [`Sink`] and [`Search`](crate::Search).
+//! A collection in the engine, which fulfils the contracts of [`Sink`] and [`Search`].
 
 use std::path::Path;
 use std::sync::Arc;

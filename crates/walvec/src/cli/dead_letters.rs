@@ -25,7 +25,7 @@ use crate::http::dead_letters::Page;
 /// be read; the other rows go on. A newer version of the row removes it from the list. So fix the cause (the template, the
 /// model, the row, the program that writes the topic), then retry.
 ///
-/// With `broker` parked rows are in the topic <prefix>.dead-letters, which all workers share.
+/// With `broker` parked rows are in the topic `<prefix>.dead-letters`, which all workers share.
 #[derive(Args)]
 pub(crate) struct DeadLettersArgs {
     #[command(subcommand)]

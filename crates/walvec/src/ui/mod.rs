@@ -7,7 +7,7 @@
 //! - [`hit`]: one hit: title, texts, facts
 //! - [`highlight`]: query words inside texts, as markup
 //! - [`pulse`]: the state of the pipeline: the live line, snapshot progress, problems
-//! - [`format`]: numbers and times in a readable form
+//! - [`format`](mod@format): numbers and times in a readable form
 //! - [`assets`]: style sheet, scripts and icon, under names that change with their content
 
 mod asked;

@@ -22,7 +22,7 @@ pub(super) fn write(out: &mut Vec<u8>, type_name: &str, value: &Value) {
     }
 }
 
-/// Reads a value that [`write`] or wal2json wrote.
+/// Reads a value that [`write()`] or wal2json wrote.
 pub(super) fn read(type_name: &str, value: Value) -> Value {
     match value {
         Value::String(text) if is_json(type_name) => number::document(&text),

@@ -1,9 +1,9 @@
 //! `walvec init`: inspects a live database and writes a commented configuration.
 //!
-//! - [`propose`]: which columns are text, payload, indexes; pure
+//! - [`propose`](mod@propose): which columns are text, payload, indexes; pure
 //! - [`sensitive`]: which columns hold secrets or personal data; pure
 //! - [`template`]: how templates write the names of columns; pure
-//! - [`write`]: the file; pure
+//! - [`write`](mod@write): the file; pure
 
 mod propose;
 mod sensitive;
