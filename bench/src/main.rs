@@ -115,6 +115,10 @@ fn models(given: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
     given.cloned().or(root).context("no home directory; set WALVEC_MODELS")
 }
 
+/// The allocator of walvec: the measurements of the engine run in a process of this program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     // The HTTP clients use no TLS here, but cannot be created without a cryptography provider.
