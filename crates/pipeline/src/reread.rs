@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
-use walvec_capture::{Selection, Source};
+use walvec_capture::{CaptureError, Selection, Source};
 use walvec_model::{Change, KeyDigest, Op, PointId, Position, RowKey, TableName};
 
 use crate::error::PipelineError;
@@ -222,7 +222,7 @@ pub(crate) struct Active {
     /// The position as of which the rows were read.
     position: Position,
     chunks: mpsc::Receiver<Reading>,
-    _reader: AbortOnDropHandle<()>,
+    reader: AbortOnDropHandle<()>,
 }
 
 /// The next step of an active job.
@@ -245,9 +245,18 @@ impl Active {
         };
         let (chunks_in, chunks) = mpsc::channel(1);
         let reader = read(Arc::clone(source), shared.clone(), table.clone(), rows, order.progress.clone(), chunks_in);
+        Self::reading(order, table, chunks, reader)
+    }
+
+    fn reading(
+        order: Order,
+        table: TableName,
+        chunks: mpsc::Receiver<Reading>,
+        reader: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
         let reader = AbortOnDropHandle::new(tokio::spawn(reader));
         let (touched, waiting, position) = Default::default();
-        Self { order, table, touched, waiting, position, chunks, _reader: reader }
+        Self { order, table, touched, waiting, position, chunks, reader }
     }
 
     /// Returns the table that is read whole, and the position as of which. What is older is superseded.
@@ -296,8 +305,17 @@ impl Active {
                 Some(Ok(Read::Began(position))) => self.position = position,
                 Some(Ok(Read::Rows(rows))) => self.waiting = rows.into(),
                 Some(Err(error)) => return Turn::Ended(Err(error)),
-                None => return Turn::Ended(Ok(())),
+                None => return Turn::Ended(self.end_of_reading().await),
             }
+        }
+    }
+
+    /// Waits for the end of the task that reads, which has closed its channel. A task that panicked closes it too, and has not
+    /// read everything.
+    async fn end_of_reading(&mut self) -> Result<(), PipelineError> {
+        match (&mut self.reader).await {
+            Err(error) if error.is_panic() => Err(CaptureError::Closed.into()),
+            _ => Ok(()),
         }
     }
 
@@ -374,6 +392,7 @@ async fn read_once(
 
 #[cfg(test)]
 mod tests {
+    use futures::future::BoxFuture;
     use serde_json::json;
     use walvec_model::{Cell, Column, Lsn, Row, Table};
 
@@ -391,6 +410,30 @@ mod tests {
         let column = Column::new("id", "int4", 23);
         let table = Table { name: TableName::new("public", "books"), columns: vec![column], key: vec![0] };
         Change { table: Arc::new(table), position, op }
+    }
+
+    fn backfill(reader: impl FnOnce(mpsc::Sender<Reading>) -> BoxFuture<'static, ()>) -> Active {
+        let table = TableName::new("public", "books");
+        let order = Order::unasked(Job::Backfill { table: table.clone(), filter: None });
+        let (chunks_in, chunks) = mpsc::channel(1);
+        Active::reading(order, table, chunks, reader(chunks_in))
+    }
+
+    #[tokio::test]
+    async fn a_job_whose_reader_panicked_has_not_read_everything() {
+        let rows = || vec![change(at(5, 0), Op::Insert { new: Row(vec![Cell::Value(json!(1))]) })];
+        let mut active = backfill(|chunks| {
+            Box::pin(async move {
+                chunks.send(Ok(Read::Rows(rows()))).await.unwrap();
+                panic!("a fault in the reader");
+            })
+        });
+        assert!(matches!(active.turn().await, Turn::Write(written) if written.len() == 1));
+        assert!(matches!(active.turn().await, Turn::Ended(Err(PipelineError::Source(CaptureError::Closed)))));
+
+        let mut active = backfill(|chunks| Box::pin(async move { chunks.send(Ok(Read::Rows(rows()))).await.unwrap() }));
+        assert!(matches!(active.turn().await, Turn::Write(written) if written.len() == 1));
+        assert!(matches!(active.turn().await, Turn::Ended(Ok(()))));
     }
 
     #[test]
