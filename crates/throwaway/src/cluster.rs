@@ -4,6 +4,7 @@ use std::fs::Permissions;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::statvfs;
@@ -14,7 +15,7 @@ use crate::account::Account;
 use crate::command::{command, output, run, words};
 use crate::guard::{AtEnd, Guard};
 use crate::layout::{Layout, SUPERUSER, check_major, is_running};
-use crate::{ClusterOptions, DataDir, Durability, Installation, ThrowawayError, Version, sql};
+use crate::{ClusterOptions, DataDir, Durability, Installation, ThrowawayError, Version, Volume, sql};
 
 /// How long a server may take to become ready, crash recovery included: far longer than a healthy one needs.
 const START_TIMEOUT_SECONDS: &str = "60";
@@ -47,6 +48,8 @@ pub struct Cluster {
     port: u16,
     password: Option<String>,
     guard: Guard,
+    /// What its files lie on. Fields are dropped in this order: a server whose files are gone could not be stopped.
+    volumes: Mutex<Vec<Arc<Volume>>>,
 }
 
 impl Cluster {
@@ -70,8 +73,15 @@ impl Cluster {
             layout.initialise(&options.installation, &account, options.access, options.durability).await?;
         }
         let password = layout.password()?;
-        let mut cluster =
-            Self { installation: options.installation.clone(), account, layout, port: 0, password, guard };
+        let mut cluster = Self {
+            installation: options.installation.clone(),
+            account,
+            layout,
+            port: 0,
+            password,
+            guard,
+            volumes: Mutex::default(),
+        };
         cluster.start_on_port(&options).await?;
         tracing::debug!(version = %cluster.version(), port = cluster.port, "throw-away PostgreSQL started");
         Ok(cluster)
@@ -185,6 +195,11 @@ impl Cluster {
         let text = std::fs::read_to_string(&path).map_err(ThrowawayError::io(&*path))?;
         let pid = text.lines().next().and_then(|line| line.trim().parse().ok()).and_then(Pid::from_raw);
         pid.ok_or_else(|| ThrowawayError::io(path)(std::io::ErrorKind::InvalidData.into()))
+    }
+
+    /// Keeps a volume to which the server's files were moved mounted until the server has ended.
+    pub fn lies_on(&self, volume: &Arc<Volume>) {
+        self.volumes.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(volume));
     }
 
     /// Ends the cluster: stops the server, and removes temporary files.

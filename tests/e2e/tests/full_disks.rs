@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
@@ -46,7 +47,8 @@ fn image_of_items() -> Expected {
 }
 
 /// Moves the files of the test's server onto a volume.
-async fn move_server(context: &mut TestContext, volume: &Volume) -> Result<()> {
+async fn move_server(context: &mut TestContext, volume: &Arc<Volume>) -> Result<()> {
+    context.cluster().lies_on(volume);
     let data = context.cluster().directory().join("data");
     context.cluster().stop_fast().await?;
     let moved = volume.path().join("data");
@@ -78,7 +80,7 @@ async fn is_named(walvec: &mut Walvec) -> Result<()> {
 async fn a_first_start_on_a_server_whose_disk_is_full_says_so_and_goes_on_when_there_is_room(
     mut context: TestContext,
 ) -> Result<()> {
-    let volume = Volume::mount(500)?;
+    let volume = Arc::new(Volume::mount(500)?);
     move_server(&mut context, &volume).await?;
     context.execute(TABLE).await?;
     let ballast = volume.fill()?;
@@ -94,7 +96,7 @@ async fn a_first_start_on_a_server_whose_disk_is_full_says_so_and_goes_on_when_t
 async fn a_server_whose_disk_is_full_is_named_and_nothing_is_lost_when_there_is_room_again(
     mut context: TestContext,
 ) -> Result<()> {
-    let volume = Volume::mount(500)?;
+    let volume = Arc::new(Volume::mount(500)?);
     move_server(&mut context, &volume).await?;
     context.execute(TABLE).await?;
     let mut walvec = context.start(&items()).await?;
@@ -126,7 +128,7 @@ async fn a_server_whose_disk_is_full_is_named_and_nothing_is_lost_when_there_is_
 }
 
 async fn a_server_that_breaks_down_because_its_log_has_no_room_is_waited_for(mut context: TestContext) -> Result<()> {
-    let volume = Volume::mount(500)?;
+    let volume = Arc::new(Volume::mount(500)?);
     move_server(&mut context, &volume).await?;
     context.execute(TABLE).await?;
     let mut walvec = context.start(&items()).await?;
