@@ -18,6 +18,7 @@ ARG OPTIONS="--locked --profile dist --package walvec --features kafka-tls"
 COPY --from=recipe /source/recipe.json .
 RUN cargo chef cook $OPTIONS --recipe-path recipe.json
 COPY . .
+# Cargo 1.95 strips debug information only from a package that has an entry of its own in a profile.
 RUN cargo build $OPTIONS && strip -o /usr/local/bin/walvec target/dist/walvec
 
 # This stage needs no model hub, and is not built again when the program changes.

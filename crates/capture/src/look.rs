@@ -3,8 +3,7 @@
 use walvec_model::TableName;
 
 use crate::CaptureError;
-use crate::catalog::parse_lsn;
-use crate::catalog::{self, Shape};
+use crate::catalog::{self, Shape, parse_lsn};
 use crate::connect::statement_error;
 use crate::publication::{PublicationIdentity, identity_expression};
 use crate::server::Source;

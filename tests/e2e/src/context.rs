@@ -78,6 +78,29 @@ impl TestContext {
         &self.database
     }
 
+    /// Creates another database on the same server. Returns its URL for walvec, and a session in it.
+    ///
+    /// # Errors
+    /// If the server refuses, or does not answer.
+    pub async fn create_another_database(&self) -> Result<(String, Client)> {
+        let other = self.another_database();
+        self.execute(&format!("CREATE DATABASE {other}")).await?;
+        let url = self.url().replace(&format!("/{}", self.database), &format!("/{other}"));
+        Ok((url, self.cluster.connect(&other).await?))
+    }
+
+    /// Drops what [`create_another_database`](Self::create_another_database) has created and ends its sessions.
+    ///
+    /// # Errors
+    /// If the server refuses, or does not answer.
+    pub async fn drop_another_database(&self) -> Result<()> {
+        self.execute(&format!("DROP DATABASE {} WITH (FORCE)", self.another_database())).await
+    }
+
+    fn another_database(&self) -> String {
+        format!("{}_other", self.database)
+    }
+
     /// Opens another session in the test's database.
     ///
     /// # Errors

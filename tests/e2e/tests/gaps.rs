@@ -308,11 +308,8 @@ async fn more_than_half_of_a_collection_is_removed_only_if_a_person_says_so(cont
 async fn points_are_never_swept_because_of_another_database(context: TestContext) -> Result<()> {
     stopped(&context).await?;
     context.sql.query_one(DROP_SLOT, &[&context.slot()]).await?;
-    let other = format!("{}_other", context.database());
-    context.execute(&format!("CREATE DATABASE {other}")).await?;
-    let client = context.cluster().connect(&other).await?;
+    let (url, client) = context.create_another_database().await?;
     client.batch_execute("CREATE TABLE items (id int PRIMARY KEY, name text)").await?;
-    let url = context.url().replace(&format!("/{}", context.database()), &format!("/{other}"));
     let elsewhere = items().with("source", json!({ "url": url }));
     for asks in [false, true] {
         if asks {
@@ -325,7 +322,7 @@ async fn points_are_never_swept_because_of_another_database(context: TestContext
         ensure!(told.lines().last() == Some("E_SOURCE"), "{told}");
     }
     drop(client);
-    context.execute(&format!("DROP DATABASE {other} WITH (FORCE)")).await?;
+    context.drop_another_database().await?;
     assert_eq!(image::compare(&context, &image_of_items()).await?, 20);
     Ok(())
 }

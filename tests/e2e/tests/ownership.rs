@@ -54,6 +54,16 @@ fn image_of_items() -> Expected {
     Expected::of("items", |row| row["name"].as_str().unwrap_or_default().to_owned())
 }
 
+/// A server with a collection of the test's table, which a walvec has filled that does not run any more.
+async fn filled_server(context: &TestContext) -> Result<TestServer> {
+    let server = TestServer::start()?;
+    context.execute(TABLE).await?;
+    let mut walvec = context.start(&on(&server)).await?;
+    walvec.caught_up(context).await?;
+    walvec.stop().await?;
+    Ok(server)
+}
+
 fn gap(status: &Status) -> Option<&str> {
     status.resync.as_ref().map(|resync| resync.code.as_str())
 }
@@ -78,16 +88,9 @@ async fn a_second_walvec_with_a_slot_of_its_own_is_refused(context: TestContext)
 async fn a_collection_that_is_filled_from_another_database_is_refused_until_this_one_takes_its_place(
     context: TestContext,
 ) -> Result<()> {
-    let server = TestServer::start()?;
-    context.execute(TABLE).await?;
-    let mut walvec = context.start(&on(&server)).await?;
-    walvec.caught_up(&context).await?;
-    walvec.stop().await?;
-    let other = format!("{}_other", context.database());
-    context.execute(&format!("CREATE DATABASE {other}")).await?;
-    let client = context.cluster().connect(&other).await?;
+    let server = filled_server(&context).await?;
+    let (url, client) = context.create_another_database().await?;
     client.batch_execute(&TABLE.replace("'name '", "'other name '")).await?;
-    let url = context.url().replace(&format!("/{}", context.database()), &format!("/{other}"));
     let slot = format!("{}_other", context.slot());
 
     // A lock in one database is not seen in the other, and a walvec with its own data directory knows nothing about the
@@ -115,7 +118,7 @@ async fn a_collection_that_is_filled_from_another_database_is_refused_until_this
     ensure!(told.lines().last() == Some("E_OWNED"), "{told}");
     client.query_one("SELECT pg_drop_replication_slot($1)", &[&slot]).await?;
     drop(client);
-    context.execute(&format!("DROP DATABASE {other} WITH (FORCE)")).await
+    context.drop_another_database().await
 }
 
 async fn a_walvec_that_was_stopped_inside_a_batch_never_overwrites_what_another_one_wrote(
@@ -372,11 +375,7 @@ async fn a_collection_shows_one_table_after_it_was_renamed_too(context: TestCont
 async fn a_collection_shows_one_table_though_the_state_was_lost_before_it_was_renamed(
     context: TestContext,
 ) -> Result<()> {
-    let server = TestServer::start()?;
-    context.execute(TABLE).await?;
-    let mut walvec = context.start(&on(&server)).await?;
-    walvec.caught_up(&context).await?;
-    walvec.stop().await?;
+    let server = filled_server(&context).await?;
     fs::remove_dir_all(context.data_directory())?;
     context.execute("SELECT pg_drop_replication_slot(current_database())").await?;
     context.execute("ALTER TABLE items RENAME TO volumes").await?;

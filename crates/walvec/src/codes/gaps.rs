@@ -74,8 +74,7 @@ pub(super) static SUBJECT: Subject = Subject {
         Code {
             name: "E_RESYNC",
             meaning: "The tables are about to be read again. The message says why.",
-            risk: "The session ends, and what was under way begins anew. What the gap itself endangers, the message \
-                   says.",
+            risk: "The session ends, and the work in flight is repeated. The message says what the gap itself endangers.",
             remedy: "Nothing. `walvec status` shows how far it is.",
             see: Some("operations.md#when-changes-are-gone"),
         },

@@ -40,8 +40,8 @@ pub(super) static SUBJECT: Subject = Subject {
             name: "E_TLS",
             meaning: "There is no trusted TLS connection to PostgreSQL. As a warning of `walvec check`: a key \
                       travels unencrypted to a provider or to a Qdrant server on another machine.",
-            risk: "To PostgreSQL no connection is made, and nothing is lost. Where the warning stands, whoever \
-                   listens can read the key and the texts, and with the key of a Qdrant server read and delete \
+            risk: "walvec does not connect to PostgreSQL, and nothing is lost. Where `walvec check` warns, anyone on the \
+                   network path can read the key and the texts, and with the key of a Qdrant server read and delete \
                    everything there.",
             remedy: "Give the certificate authority with `sslrootcert=/path/to/ca.pem`, and connect by the name in \
                      the certificate. Take `sslmode=disable` only where no one else can listen. For the warning: let \
