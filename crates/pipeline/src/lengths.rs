@@ -8,7 +8,7 @@ use walvec_model::{RowKey, Table, Value};
 use walvec_transform::{Completed, Transform};
 
 use crate::error::PipelineError;
-use crate::looked_up::Wanted;
+use crate::writer::looked_up::Wanted;
 
 /// How many rows the sample has.
 const ROWS: usize = 1000;

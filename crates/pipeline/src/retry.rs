@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::PipelineError;
-use crate::policy::{During, Policy};
-use crate::status::Problem;
-use crate::telemetry::Telemetry;
-use crate::trouble::Trouble;
+use crate::error::policy::{During, Policy};
+use crate::observe::problems::ProblemGuard;
+use crate::observe::status::Problem;
+use crate::observe::telemetry::Telemetry;
 
 /// The longest pause before jitter, which at most doubles it. So a server that is back is noticed within ten seconds.
 const LONGEST: Duration = Duration::from_secs(5);
@@ -26,7 +27,7 @@ fn backoff() -> ExponentialBackoff {
 
 /// Retries transient errors of one part, shows them in the status, and gives up only when asked to stop.
 pub(crate) struct Retry {
-    trouble: Trouble,
+    trouble: ProblemGuard,
     stop: CancellationToken,
     delays: ExponentialBackoff,
     attempts: u64,
@@ -36,14 +37,14 @@ pub(crate) struct Retry {
 
 impl Retry {
     pub(crate) fn new(telemetry: &Telemetry, stop: &CancellationToken) -> Self {
-        let trouble = Trouble::new(telemetry);
+        let trouble = ProblemGuard::new(telemetry);
         let (attempts, is_one_of_many, during) = (0, false, During::Running);
         Self { trouble, stop: stop.clone(), delays: backoff(), attempts, is_one_of_many, during }
     }
 
     /// Creates a retry for a job.
     pub(crate) fn of_job(telemetry: &Telemetry, stop: &CancellationToken) -> Self {
-        Self { during: During::Job, ..Self::new(telemetry, stop) }
+        Self { during: During::JobSpec, ..Self::new(telemetry, stop) }
     }
 
     /// Creates a retry for a part of a batch. Many parts may have the same problem at the same time; the log shows it
@@ -121,5 +122,13 @@ where
             }
             Err(error) => retry.after(error).await?,
         }
+    }
+}
+
+/// Waits until `due`; for ever if there is no such time.
+pub(crate) async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }

@@ -15,12 +15,12 @@ use walvec_broker::wire::Format;
 use walvec_broker::{BrokerError, Partition};
 use walvec_embed::Embedder;
 use walvec_model::{Fingerprint, RowKey, TableName};
-use walvec_pipeline::index::vectors_topic::VectorsTopic;
+use walvec_pipeline::index::points_topic::VectorsTopic;
 use walvec_pipeline::index::{Indexer, IndexerConfig, Reads};
-use walvec_pipeline::letters::Letters as _;
-use walvec_pipeline::letters_topic::{CaptureLetters, LettersTopic};
 use walvec_pipeline::publish::{Publisher, PublisherConfig, TableTopic};
-use walvec_pipeline::store::DeadLetter;
+use walvec_pipeline::state::dead_letters::DeadLetter;
+use walvec_pipeline::state::dead_letters::DeadLetterStore as _;
+use walvec_pipeline::state::dead_letters_topic::{CaptureLetters, DeadLettersTopic};
 use walvec_pipeline::{Collection, ConfigDigest, PipelineError, Store};
 
 use crate::app;
@@ -35,7 +35,7 @@ pub(crate) struct Broker<'a> {
     config: &'a Config,
     kafka: &'a KafkaSettings,
     connection: Connection,
-    letters: Arc<LettersTopic>,
+    letters: Arc<DeadLettersTopic>,
     producer: Arc<Producer>,
 }
 
@@ -50,12 +50,12 @@ impl<'a> Broker<'a> {
         };
         let producer = Arc::new(Producer::new(&connection, sending).map_err(PipelineError::from)?);
         let topic = kafka.dead_letters_topic();
-        let letters = LettersTopic::open(&connection, Arc::clone(&producer), &topic, replication(kafka)).await?;
+        let letters = DeadLettersTopic::open(&connection, Arc::clone(&producer), &topic, replication(kafka)).await?;
         Ok(Self { config, kafka, connection, letters: Arc::new(letters), producer })
     }
 
     /// Returns the dead letters of all workers.
-    pub(crate) fn letters(&self) -> Arc<LettersTopic> {
+    pub(crate) fn letters(&self) -> Arc<DeadLettersTopic> {
         Arc::clone(&self.letters)
     }
 

@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use walvec_embed::Embedder;
 use walvec_embed::hash::HashEmbedder;
-use walvec_pipeline::status::CollectionStatus;
-use walvec_pipeline::telemetry::{COMMIT_TO_PUBLISHED, COMMIT_TO_SEARCHABLE, STAGE_SECONDS};
+use walvec_pipeline::observe::metrics::{COMMIT_TO_PUBLISHED, COMMIT_TO_SEARCHABLE, STAGE_SECONDS};
+use walvec_pipeline::observe::status::CollectionStatus;
 use walvec_pipeline::{PipelineError, Status, Store};
 use walvec_sink::embedded::{DataDir, create_private_dir};
 
@@ -378,6 +378,6 @@ fn install_metrics() -> Result<PrometheusHandle, Failure> {
         .map_err(failed)?
         .install_recorder()
         .map_err(failed)?;
-    walvec_pipeline::telemetry::describe();
+    walvec_pipeline::observe::metrics::describe();
     Ok(handle)
 }

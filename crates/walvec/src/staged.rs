@@ -4,9 +4,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use walvec_pipeline::index::Indexer;
+use walvec_pipeline::observe::status::Phase;
 use walvec_pipeline::publish::Publisher;
-use walvec_pipeline::reread::Jobs;
-use walvec_pipeline::status::Phase;
+use walvec_pipeline::source::reread::Jobs;
 use walvec_pipeline::{PipelineError, Status};
 
 use crate::app::Parts;
@@ -114,11 +114,11 @@ async fn attend(mut requests: mpsc::Receiver<(Request, Handle)>, jobs: Option<(J
     while let Some((request, task)) = requests.recv().await {
         let refused = |what: &str, remedy: &str| Failure::definite("E_STAGE", what).with_remedy(remedy.to_owned());
         match (request, &jobs) {
-            (Request::Job(job), Some((jobs, status))) => match jobs.give(job) {
+            (Request::JobSpec(job), Some((jobs, status))) => match jobs.give(job) {
                 Ok(progress) => drop(tokio::spawn(show(progress, status.clone(), task))),
                 Err(busy) => task.end(Err(&Failure::definite("E_BUSY", busy))),
             },
-            (Request::Job(_), None) => {
+            (Request::JobSpec(_), None) => {
                 let what = "this stage does not read PostgreSQL";
                 task.end(Err(&refused(what, "type it where `walvec run --stage capture` runs")));
             }

@@ -8,8 +8,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use walvec_capture::SourceConfig;
-use walvec_pipeline::reread::{Jobs, Progress};
-use walvec_pipeline::status::Phase;
+use walvec_pipeline::observe::status::Phase;
+use walvec_pipeline::source::reread::{Jobs, Progress};
 use walvec_pipeline::{PipelineError, Status, Store};
 
 use crate::app::{self, Parts};
@@ -150,7 +150,7 @@ impl Supervisor {
                     Ok(beside) => return Some((beside, task)),
                     Err(failure) => self.keep(&failure, task).await,
                 },
-                Request::Job(job) => match live.jobs.give(job) {
+                Request::JobSpec(job) => match live.jobs.give(job) {
                     Ok(progress) => drop(tokio::spawn(show(progress, live.status.clone(), task))),
                     Err(busy) => task.end(Err(&Failure::definite("E_BUSY", busy))),
                 },

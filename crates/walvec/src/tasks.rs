@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use walvec_pipeline::status::Problem;
+use walvec_pipeline::observe::status::Problem;
 
 use crate::cli::Failure;
 

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::process::{Child, Command};
-use walvec_pipeline::status::{CollectionStatus, Phase, Status};
+use walvec_pipeline::observe::status::{CollectionStatus, Phase, Status};
 
 use crate::{TestContext, binary, wait};
 

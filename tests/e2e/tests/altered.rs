@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use walvec_e2e::{Collection, Expected, Kafka, Settings, Test, TestContext, Walvec, image, test, wait};
-use walvec_pipeline::status::{Phase, Status};
+use walvec_pipeline::observe::status::{Phase, Status};
 use walvec_test_kafka::can_test;
 
 use crate::broker::{captured, indexed_by_one};

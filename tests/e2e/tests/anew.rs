@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test, wait};
 use walvec_pipeline::Status;
-use walvec_pipeline::status::{CollectionStatus, Phase};
+use walvec_pipeline::observe::status::{CollectionStatus, Phase};
 
 use crate::altered::{compared, image_of, named, shown};
 

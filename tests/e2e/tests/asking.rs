@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use walvec_e2e::{Collection, Settings, Test, TestContext, Walvec, test};
-use walvec_pipeline::status::Phase;
+use walvec_pipeline::observe::status::Phase;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 use walvec_e2e::{Kafka, Test, TestContext, image, test};
-use walvec_pipeline::status::Phase;
+use walvec_pipeline::observe::status::Phase;
 use walvec_test_kafka::can_test;
 use walvec_test_qdrant::TestServer;
 

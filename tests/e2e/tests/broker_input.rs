@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use walvec_e2e::others::can_test_kafka_tls;
 use walvec_e2e::records;
 use walvec_e2e::{Collection, Expected, Kafka, Settings, Test, TestContext, image, test, wait};
-use walvec_pipeline::status::Status;
+use walvec_pipeline::observe::status::Status;
 use walvec_test_kafka::{Operation, Options, Resource, Sasl, Security, TestBroker, User, can_test};
 use walvec_test_qdrant::TestServer;
 

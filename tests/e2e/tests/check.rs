@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use walvec_e2e::{Collection, Settings, Test, TestContext, test};
 use walvec_pipeline::Status;
-use walvec_pipeline::status::Phase;
+use walvec_pipeline::observe::status::Phase;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use serde_json::json;
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, test, wait};
-use walvec_pipeline::status::CollectionStatus;
+use walvec_pipeline::observe::status::CollectionStatus;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![test!(a_stop_does_not_wait_for_an_index_that_is_being_built_and_loses_nothing).once()]

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, is_full, test, wait};
 use walvec_pipeline::Status;
-use walvec_pipeline::status::Phase;
+use walvec_pipeline::observe::status::Phase;
 use walvec_throwaway::Cluster;
 
 pub(crate) fn tests() -> Vec<Test> {

@@ -11,7 +11,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, repeats, test, wait};
-use walvec_pipeline::status::Phase;
+use walvec_pipeline::observe::status::Phase;
 use walvec_test_qdrant::TestServer;
 use walvec_throwaway::Volume;
 

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use walvec_e2e::{Collection, Expected, Kafka, Settings, Test, TestContext, Walvec, image, test, wait};
 use walvec_pipeline::Status;
-use walvec_pipeline::status::Phase;
+use walvec_pipeline::observe::status::Phase;
 use walvec_test_kafka::can_test;
 use walvec_test_providers::TestProvider;
 

@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use walvec_e2e::settings::MODEL;
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test};
 use walvec_model::PointId;
-use walvec_pipeline::status::Phase;
+use walvec_pipeline::observe::status::Phase;
 use walvec_sink::{Sink as _, Write};
 use walvec_test_qdrant::TestServer;
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio_postgres::Client;
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test, wait};
 use walvec_pipeline::Status;
-use walvec_pipeline::status::Phase;
+use walvec_pipeline::observe::status::Phase;
 use walvec_test_providers::TestProvider;
 use walvec_throwaway::Volume;
 

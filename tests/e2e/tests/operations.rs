@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::json;
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, is_full, test};
-use walvec_pipeline::status::{Phase, Status};
+use walvec_pipeline::observe::status::{Phase, Status};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![

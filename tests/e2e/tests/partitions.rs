@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::json;
 use walvec_e2e::{Expected, Kafka, Test, TestContext, image, test, wait};
-use walvec_pipeline::status::{Phase, Status};
+use walvec_pipeline::observe::status::{Phase, Status};
 use walvec_test_kafka::can_test;
 
 use crate::altered::{compared, image_of, named, partitioned, shown};

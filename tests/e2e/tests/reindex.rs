@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, repeats, test, wait};
 use walvec_model::Payload;
 use walvec_pipeline::Store;
-use walvec_pipeline::status::Phase;
+use walvec_pipeline::observe::status::Phase;
 use walvec_test_qdrant::{Call, Code, Fault, TestServer};
 
 pub(crate) fn tests() -> Vec<Test> {

@@ -9,7 +9,7 @@ use serde_json::json;
 use walvec_e2e::settings::MODEL;
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test, wait};
 use walvec_model::PointId;
-use walvec_pipeline::status::Phase;
+use walvec_pipeline::observe::status::Phase;
 use walvec_sink::qdrant::{Remote, Server};
 use walvec_sink::{Sink as _, Write};
 use walvec_test_qdrant::{Call, Code, Detour, Fault, RateLimits, TestServer, UpdateStatus};

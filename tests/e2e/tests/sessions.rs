@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal, kill_process};
 use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, test, wait};
-use walvec_pipeline::status::{Phase, Status};
+use walvec_pipeline::observe::status::{Phase, Status};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![

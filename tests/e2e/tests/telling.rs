@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use walvec_e2e::{Collection, Settings, Test, TestContext, test, wait};
-use walvec_pipeline::status::Phase;
+use walvec_pipeline::observe::status::Phase;
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![

@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio_postgres::SimpleQueryMessage;
 use walvec_e2e::{Kafka, Test, TestContext, image, records, test};
 use walvec_model::Lsn;
-use walvec_pipeline::status::Phase;
+use walvec_pipeline::observe::status::Phase;
 use walvec_test_kafka::can_test;
 use walvec_test_qdrant::TestServer;
 

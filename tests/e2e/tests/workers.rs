@@ -52,7 +52,9 @@ async fn kills_of_capture_and_of_workers_at_random_moments_lose_nothing(context:
         .execute("INSERT INTO items SELECT g, 'name ' || g, repeat('x', 3000) FROM generate_series(1, 300) g")
         .await?;
     let mut capture = context.start_stage(&settings, "capture", "1").await?;
-    capture.wait_for("the topics exist", |status| status.phase != walvec_pipeline::status::Phase::Starting).await?;
+    capture
+        .wait_for("the topics exist", |status| status.phase != walvec_pipeline::observe::status::Phase::Starting)
+        .await?;
     let mut one = context.start_stage(&settings, "index", "one").await?;
     let mut two = context.start_stage(&settings, "index", "two").await?;
     for round in 0..repeats(90) {

@@ -10,7 +10,7 @@ use walvec_broker::{Partition, Record};
 use walvec_model::{Position, TableName};
 
 use crate::error::PipelineError;
-use crate::store::Place;
+use crate::state::dead_letters::Place;
 
 /// A record that has to wait.
 #[derive(Clone)]
@@ -31,7 +31,7 @@ pub(super) struct Truncate {
 }
 
 /// A partition whose next record has to wait for the other partitions.
-pub(super) struct Held {
+pub(super) struct HeldPartition {
     pub(super) waiting: Waiting,
     /// The offset of that record.
     pub(super) offset: i64,
@@ -41,7 +41,7 @@ pub(super) struct Held {
     behind: Option<(usize, i64)>,
 }
 
-impl Held {
+impl HeldPartition {
     pub(super) const fn new(waiting: Waiting, offset: i64) -> Self {
         Self { waiting, offset, partitions: None, behind: None }
     }

@@ -8,18 +8,18 @@
 //! ```
 //!
 //! - [`worker`]: the loop of one worker: records, assigned and revoked partitions, offsets
-//! - [`rows`]: records of changed rows, for `index` and `embed`
-//! - [`vectors`]: records of vectors, for `sink`
-//! - [`vectors_topic`]: a topic as the sink of the stage `embed`
+//! - [`changes`]: records of changed rows, for `index` and `embed`
+//! - [`points`]: records of vectors, for `sink`
+//! - [`points_topic`]: a topic as the sink of the stage `embed`
 //! - [`held`]: records that have to wait until the group has read the other partitions so far
-//! - [`claim`]: whether this worker may still write
+//! - [`fence`]: whether this worker may still write
 //! - here: starting, running and stopping a worker
 
-mod claim;
+mod changes;
+mod fence;
 mod held;
-mod rows;
-mod vectors;
-pub mod vectors_topic;
+mod points;
+pub mod points_topic;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -40,19 +40,20 @@ use walvec_model::{Fingerprint, TableName};
 use walvec_sink::{CollectionId, Sink};
 
 use crate::error::PipelineError;
-use crate::letters::Letters;
-use crate::refetch::OnDemand;
+use crate::observe::status::{BrokerStatus, CollectionStatus, Phase, Status};
+use crate::observe::telemetry::{ReadsFrom, Telemetry};
 use crate::retry::Retry;
 use crate::rounds::Rounds;
-use crate::status::{BrokerStatus, CollectionStatus, Phase, Status};
-use crate::supervisor::{count_points, maintain};
-use crate::telemetry::{ReadsFrom, Telemetry};
-use crate::watch::{Leaves, Truncates};
-use crate::writer::{Collection, Guard, Shared, Writer};
-use claim::Claim;
-use rows::Rows;
-use vectors::Vectors;
-use worker::{Intake, Worker};
+use crate::session::{self, Next, Sessions};
+use crate::shared::{Fence, Leaves, Shared, Truncates};
+use crate::source::rows::LazyRowSource;
+use crate::state::dead_letters::DeadLetterStore;
+use crate::upkeep::{count_points, maintain};
+use crate::writer::{Collection, Writer};
+use changes::ChangeHandler;
+use fence::WriteFence;
+use points::PointHandler;
+use worker::{RecordHandler, Worker};
 
 /// How often points are counted.
 const OBSERVE_INTERVAL: Duration = Duration::from_secs(1);
@@ -125,7 +126,7 @@ impl Reads {
 pub struct Indexer {
     config: IndexerConfig,
     shared: Shared,
-    claim: Arc<Claim>,
+    fence: Arc<WriteFence>,
     collections: Vec<Collection>,
     protocol: Protocol,
 }
@@ -136,7 +137,7 @@ impl Indexer {
     pub fn new(
         config: IndexerConfig,
         collections: Vec<Collection>,
-        letters: Arc<dyn Letters>,
+        letters: Arc<dyn DeadLetterStore>,
         stop: CancellationToken,
     ) -> Self {
         let statuses = collections.iter().map(|collection| CollectionStatus {
@@ -146,12 +147,12 @@ impl Indexer {
         });
         let telemetry = Telemetry::that_reads(ReadsFrom::Topics, statuses.collect(), true);
         telemetry.broker(BrokerStatus { group: Some(config.group.clone()), ..BrokerStatus::default() });
-        let claim = Arc::new(Claim::default());
-        let guard: Arc<dyn Guard> = Arc::<Claim>::clone(&claim);
+        let fence = Arc::new(WriteFence::default());
+        let guard: Arc<dyn Fence> = Arc::<WriteFence>::clone(&fence);
         let (truncates, leaves) = (Truncates::default(), Leaves::default());
         let shared = Shared { telemetry, letters, stop, guard: Some(guard), truncates, leaves };
         let protocol = config.protocol.unwrap_or(Protocol::Consumer);
-        Self { config, shared, claim, collections, protocol }
+        Self { config, shared, fence, collections, protocol }
     }
 
     /// Returns a receiver of the worker's status, now and whenever it changes.
@@ -169,35 +170,10 @@ impl Indexer {
     #[must_use]
     pub fn run(self) -> BoxFuture<'static, Result<(), PipelineError>> {
         // Boxed: a bare future would be compiled in the crate that awaits it, with that crate's optimisation settings.
-        Box::pin(self.run_sessions())
-    }
-
-    async fn run_sessions(mut self) -> Result<(), PipelineError> {
-        let mut retry = Retry::new(&self.shared.telemetry, &self.shared.stop);
-        self.find_topics().await?;
-        loop {
-            let error = match self.session(&mut retry).await {
-                Ok(()) => return Ok(()),
-                Err(PipelineError::Stopped) if self.shared.stop.is_cancelled() => return Ok(()),
-                Err(PipelineError::Broker(BrokerError::OldProtocol { .. })) if self.config.protocol.is_none() => {
-                    tracing::info!("the broker does not know the group protocol of Kafka 4; using the classic one");
-                    self.protocol = Protocol::Classic;
-                    continue;
-                }
-                Err(error) => error,
-            };
-            self.shared.telemetry.phase(Phase::Starting);
-            let retried = match error {
-                // The group releases the name when the session of its former holder ends. No event says when.
-                PipelineError::Broker(BrokerError::InstanceTaken { .. }) => retry.soon(error, ASK_FOR_NAME).await,
-                error => retry.after(error).await,
-            };
-            match retried {
-                Ok(()) => {}
-                Err(PipelineError::Stopped) => return Ok(()),
-                Err(definite) => return Err(definite),
-            }
-        }
+        Box::pin(async {
+            self.find_topics().await?;
+            session::run(self).await
+        })
     }
 
     /// Fails if a topic does not exist. The worker would wait silently for a topic that no process writes.
@@ -213,7 +189,7 @@ impl Indexer {
     }
 
     /// Runs one membership of the group.
-    async fn session(&mut self, retry: &mut Retry) -> Result<(), PipelineError> {
+    async fn work_once(&mut self, retry: &mut Retry) -> Result<(), PipelineError> {
         self.shared.telemetry.phase(Phase::Starting);
         self.shared.letters.refresh().await?;
         let mut writers = Vec::with_capacity(self.collections.len());
@@ -225,7 +201,7 @@ impl Indexer {
         }
         let mut about: Vec<&str> = filled.iter().map(|id: &CollectionId| id.0.as_str()).collect();
         about.sort_unstable();
-        let source = OnDemand::new(self.config.source.clone(), &self.shared);
+        let source = LazyRowSource::new(self.config.source.clone(), &self.shared);
         self.check_lookups(&source).await?;
         let deletes_kept = self.deletes_kept().await?;
         match &self.config.reads {
@@ -233,13 +209,20 @@ impl Indexer {
                 about.push(&self.config.config_digest);
                 let about = Fingerprint::of(&about).to_string();
                 let compacted = deletes_kept.keys().cloned().collect();
-                let rows =
-                    Rows::new(*format, topics, compacted, writers, source, self.config.batch_rows, self.shared.clone());
+                let rows = ChangeHandler::new(
+                    *format,
+                    topics,
+                    compacted,
+                    writers,
+                    source,
+                    self.config.batch_rows,
+                    self.shared.clone(),
+                );
                 self.work(rows, about, deletes_kept, &filled, retry).await
             }
             Reads::Vectors { format, .. } => {
                 let about = Fingerprint::of(&about).to_string();
-                let vectors = Vectors::new(*format, writers, self.config.batch_rows, self.shared.clone());
+                let vectors = PointHandler::new(*format, writers, self.config.batch_rows, self.shared.clone());
                 self.work(vectors, about, deletes_kept, &filled, retry).await
             }
         }
@@ -247,7 +230,7 @@ impl Indexer {
 
     /// Checks the columns of lookups against the source. Records contain the columns of their own tables, but not those
     /// of looked-up tables.
-    async fn check_lookups(&self, source: &OnDemand) -> Result<(), PipelineError> {
+    async fn check_lookups(&self, source: &LazyRowSource) -> Result<(), PipelineError> {
         let looks_up = |collection: &&Collection| !collection.transform.lookups().is_empty();
         if matches!(self.config.reads, Reads::Vectors { .. }) || !self.collections.iter().any(|c| looks_up(&c)) {
             return Ok(());
@@ -279,9 +262,9 @@ impl Indexer {
         Ok(kept)
     }
 
-    async fn work<I: Intake>(
+    async fn work<I: RecordHandler>(
         &self,
-        intake: I,
+        handler: I,
         about: String,
         deletes_kept: BTreeMap<String, Duration>,
         filled: &[CollectionId],
@@ -298,22 +281,45 @@ impl Indexer {
             session_timeout: self.config.session_timeout,
         };
         let consumer = Consumer::join(&self.config.connection, &membership)?;
-        self.claim.open(consumer.member());
+        self.fence.open(consumer.member());
         let sinks: Vec<Arc<dyn Sink>> =
             self.collections.iter().map(|collection| Arc::clone(&collection.sink)).collect();
         let telemetry = &self.shared.telemetry;
-        let (connection, claim) = (self.config.connection.clone(), Arc::clone(&self.claim));
-        let mut worker = Worker::new(connection, consumer, intake, claim, self.shared.clone(), renews);
+        let (connection, fence) = (self.config.connection.clone(), Arc::clone(&self.fence));
+        let mut worker = Worker::new(connection, consumer, handler, fence, self.shared.clone(), renews);
         let outcome = tokio::select! {
             outcome = worker.run(retry) => outcome,
             gone = observe(&sinks, filled, telemetry) => Err(gone),
             () = maintain(&sinks, telemetry.subscribe()) => Ok(()),
         };
-        self.claim.close();
+        self.fence.close();
         worker.close().await;
         // The broker is not watched until the next session begins.
         self.shared.telemetry.broker_trouble(None);
         outcome
+    }
+}
+
+impl Sessions for Indexer {
+    fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    fn session<'a>(&'a mut self, retry: &'a mut Retry) -> BoxFuture<'a, Result<(), PipelineError>> {
+        Box::pin(self.work_once(retry))
+    }
+
+    fn next(&mut self, error: &PipelineError) -> Next {
+        match error {
+            PipelineError::Broker(BrokerError::OldProtocol { .. }) if self.config.protocol.is_none() => {
+                tracing::info!("the broker does not know the group protocol of Kafka 4; using the classic one");
+                self.protocol = Protocol::Classic;
+                Next::AtOnce
+            }
+            // The group releases the name when the session of its former holder ends. No event says when.
+            PipelineError::Broker(BrokerError::InstanceTaken { .. }) => Next::In(ASK_FOR_NAME),
+            _ => Next::BackOff,
+        }
     }
 }
 

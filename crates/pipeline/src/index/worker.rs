@@ -12,14 +12,13 @@ use walvec_broker::wire::{again, header};
 use walvec_broker::{BrokerError, Partition, Received, Record};
 use walvec_model::Position;
 
-use super::claim::Claim;
-use super::held::{Held, Waiting};
+use super::fence::WriteFence;
+use super::held::{HeldPartition, Waiting};
 use crate::error::PipelineError;
-use crate::follow::until;
-use crate::retry::Retry;
-use crate::status::{PartitionStatus, Phase};
-use crate::telemetry::count_consumed;
-use crate::writer::{Shared, first_error};
+use crate::observe::metrics::count_consumed;
+use crate::observe::status::{PartitionStatus, Phase};
+use crate::retry::{Retry, until};
+use crate::shared::{Shared, first_error};
 
 /// How often at most offsets are committed. After a crash at most this much is written again. It also delays records
 /// that wait for other partitions.
@@ -35,9 +34,9 @@ const RENEW_INTERVAL: Duration = Duration::from_secs(20);
 const READ_AHEAD: usize = 16;
 
 /// Takes records in and writes what they say.
-pub(super) trait Intake {
+pub(super) trait RecordHandler {
     /// The result of a computation, to be written.
-    type Answer;
+    type EmbeddedPart;
 
     /// Takes one record in. It begins to be written with the next flush at the latest.
     async fn take(&mut self, record: Record) -> Result<Taken, PipelineError>;
@@ -57,10 +56,10 @@ pub(super) trait Intake {
     async fn flush(&mut self, reached: Offsets) -> Result<(), PipelineError>;
 
     /// Waits for the next answer; `None` if nothing is being computed. Dropping the future loses nothing.
-    async fn next(&mut self) -> Option<Self::Answer>;
+    async fn next(&mut self) -> Option<Self::EmbeddedPart>;
 
     /// Writes an answer durably.
-    async fn write(&mut self, answer: Self::Answer) -> Result<(), PipelineError>;
+    async fn write(&mut self, answer: Self::EmbeddedPart) -> Result<(), PipelineError>;
 
     /// Writes everything that was taken in. When this returns, it is durable or parked.
     async fn finish(&mut self) -> Result<(), PipelineError>;
@@ -95,26 +94,26 @@ pub(super) struct Worker<I> {
     connection: Connection,
     consumer: Consumer,
     member: Arc<Member>,
-    intake: I,
-    claim: Arc<Claim>,
+    handler: I,
+    fence: Arc<WriteFence>,
     shared: Shared,
     /// The offsets behind the records that were taken in, for the next flush.
     reached: Offsets,
     /// Offsets before which everything is durable, and which are not committed yet.
     uncommitted: Offsets,
     commit_due: Option<Instant>,
-    held: BTreeMap<Partition, Held>,
+    held: BTreeMap<Partition, HeldPartition>,
     consumed: u64,
     /// Whether a topic forgets deletes after a while.
     renews: bool,
 }
 
-impl<I: Intake> Worker<I> {
+impl<I: RecordHandler> Worker<I> {
     pub(super) fn new(
         connection: Connection,
         consumer: Consumer,
-        intake: I,
-        claim: Arc<Claim>,
+        handler: I,
+        fence: Arc<WriteFence>,
         shared: Shared,
         renews: bool,
     ) -> Self {
@@ -123,8 +122,8 @@ impl<I: Intake> Worker<I> {
             connection,
             consumer,
             member,
-            intake,
-            claim,
+            handler,
+            fence,
             shared,
             reached: Offsets::new(),
             uncommitted: Offsets::new(),
@@ -141,7 +140,7 @@ impl<I: Intake> Worker<I> {
         if self.shared.stop.is_cancelled() {
             self.shared.telemetry.phase(Phase::Stopping);
         }
-        let mut outcome = self.intake.close(outcome).await;
+        let mut outcome = self.handler.close(outcome).await;
         self.settle();
         if self.shared.stop.is_cancelled() {
             outcome = first_error(outcome, self.commit().await);
@@ -156,13 +155,13 @@ impl<I: Intake> Worker<I> {
         let mut barrier = tokio::time::interval(BARRIER_INTERVAL);
         barrier.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let (is_held, due) = (!self.held.is_empty(), self.intake.due());
+            let (is_held, due) = (!self.held.is_empty(), self.handler.due());
             tokio::select! {
                 biased;
                 () = self.shared.stop.cancelled() => return Ok(()),
                 () = until(self.commit_due) => self.commit().await?,
-                Some(answer) = self.intake.next() => {
-                    self.intake.write(answer).await?;
+                Some(answer) = self.handler.next() => {
+                    self.handler.write(answer).await?;
                     self.flush_if_wanted().await?;
                 }
                 () = until(due) => self.flush().await?,
@@ -179,8 +178,8 @@ impl<I: Intake> Worker<I> {
 
     /// Leaves the group.
     pub(super) async fn close(self) {
-        let Self { consumer, member, intake, .. } = self;
-        drop((member, intake));
+        let Self { consumer, member, handler, .. } = self;
+        drop((member, handler));
         consumer.close().await;
     }
 
@@ -218,12 +217,12 @@ impl<I: Intake> Worker<I> {
             if !self.member.owns(&partition, received.assignment) || self.held.contains_key(&partition) {
                 continue;
             }
-            self.claim.add(&received);
+            self.fence.add(&received);
             self.consumed += 1;
             count_consumed(&partition.topic);
             let offset = received.record.offset;
             let counts_here = received.record.header(header::TOPIC) == Some(&*partition.topic);
-            match self.intake.take(again::unmarked(received.record)).await? {
+            match self.handler.take(again::unmarked(received.record)).await? {
                 Taken::Joined => drop(self.reached.insert(partition, offset + 1)),
                 Taken::Waits(Waiting::SnapshotEnd(end)) if !counts_here => {
                     let table = end.table.to_string();
@@ -233,10 +232,10 @@ impl<I: Intake> Worker<I> {
                 Taken::Waits(waiting) => {
                     self.member.pause(&partition)?;
                     self.reached.insert(partition.clone(), offset);
-                    self.held.insert(partition, Held::new(waiting, offset));
+                    self.held.insert(partition, HeldPartition::new(waiting, offset));
                 }
             }
-            if self.intake.is_full() {
+            if self.handler.is_full() {
                 self.flush().await?;
             }
         }
@@ -252,7 +251,7 @@ impl<I: Intake> Worker<I> {
                 self.shared.telemetry.phase(Phase::Streaming);
                 retry.succeeded();
                 self.shared.letters.refresh().await?;
-                self.intake.reload()
+                self.handler.reload()
             }
             Polled::Revoked { partitions, done } => {
                 self.finish().await?;
@@ -272,7 +271,7 @@ impl<I: Intake> Worker<I> {
     }
 
     fn let_go(&mut self, partitions: &[Partition]) {
-        self.claim.forget(partitions);
+        self.fence.forget(partitions);
         for partition in partitions {
             self.held.remove(partition);
             self.reached.remove(partition);
@@ -283,13 +282,13 @@ impl<I: Intake> Worker<I> {
     /// Begins to write what was taken in.
     async fn flush(&mut self) -> Result<(), PipelineError> {
         let reached = std::mem::take(&mut self.reached);
-        self.intake.flush(reached).await?;
+        self.handler.flush(reached).await?;
         self.settle();
         Ok(())
     }
 
     async fn flush_if_wanted(&mut self) -> Result<(), PipelineError> {
-        if self.intake.wants_flush() {
+        if self.handler.wants_flush() {
             return self.flush().await;
         }
         self.settle();
@@ -299,16 +298,16 @@ impl<I: Intake> Worker<I> {
     /// Writes everything that was taken in.
     async fn finish(&mut self) -> Result<(), PipelineError> {
         self.flush().await?;
-        self.intake.finish().await?;
+        self.handler.finish().await?;
         self.settle();
         Ok(())
     }
 
     /// Notes up to which offsets everything is durable.
     fn settle(&mut self) {
-        let mut durable = self.intake.durable();
+        let mut durable = self.handler.durable();
         if !durable.is_empty() {
-            self.claim.durable(&durable);
+            self.fence.durable(&durable);
             self.uncommitted.append(&mut durable);
             self.commit_due.get_or_insert_with(|| Instant::now() + COMMIT_INTERVAL);
         }
@@ -341,19 +340,19 @@ impl<I: Intake> Worker<I> {
         let partitions: Vec<Partition> = self.held.keys().cloned().collect();
         for partition in partitions {
             let Some(held) = self.held.get_mut(&partition) else { continue };
-            let is_older = |record: &Record, position| self.intake.is_older(record, position);
+            let is_older = |record: &Record, position| self.handler.is_older(record, position);
             if !held.is_over(&partition, &self.member, &self.connection, is_older).await? {
                 continue;
             }
             let (waiting, next) = (held.waiting.clone(), held.offset + 1);
             self.finish().await?;
-            self.intake.end(&waiting).await?;
+            self.handler.end(&waiting).await?;
             self.held.remove(&partition);
             self.uncommitted.insert(partition.clone(), next);
-            self.claim.durable(&self.uncommitted);
+            self.fence.durable(&self.uncommitted);
             self.commit().await?;
             self.member.resume(&partition, next).await?;
-            self.claim.read_anew(&partition);
+            self.fence.read_anew(&partition);
         }
         Ok(())
     }

@@ -7,14 +7,14 @@
 //!    └──── confirm ◀── checkpoint ◀─────────────┘ acknowledged by the broker, in order
 //! ```
 //!
-//! - [`outlet`]: which topic a change goes to, and which records the broker has acknowledged
+//! - [`topic_writer`]: which topic a change goes to, and which records the broker has acknowledged
 //! - [`snapshot`]: the rows that existed before the slot, and the mark at their end
 //! - [`stream`]: everything committed since
 //! - here: starting, running and stopping the stage
 
-mod outlet;
 mod snapshot;
 mod stream;
+mod topic_writer;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -30,27 +30,30 @@ use walvec_broker::kafka::producer::{LARGEST_RECORD, Producer, Sending};
 use walvec_broker::kafka::topics::{TopicSpec, Topics};
 use walvec_broker::wire::Format;
 use walvec_capture::{Source, SourceConfig};
-use walvec_model::{Generation, Lsn, RowKey, Table, TableName};
+use walvec_model::{Generation, RowKey, Table, TableName};
 
-use crate::aside::Fitness;
-use crate::checkpoint::Checkpointer;
 use crate::error::PipelineError;
-use crate::facts::{Before, ConfigDigest, facts};
-use crate::gap::{self, OnGap};
-use crate::letters::Letters;
-use crate::policy::During;
-use crate::replay::Replay;
-use crate::reread::{Floors, Jobs, Order};
+use crate::error::policy::During;
+use crate::observe::lock_waits::showing_waits;
+use crate::observe::status::{BrokerStatus, CollectionStatus, Phase, Status};
+use crate::observe::telemetry::Telemetry;
 use crate::retry::Retry;
-use crate::start::{Slot, Start, decide};
-use crate::status::{BrokerStatus, CollectionStatus, Phase, Status};
-use crate::store::{Checkpoint, SnapshotState, Store};
-use crate::supervisor::{follow_publication, refuse_standby, refuse_what_cannot_work, want_snapshot_after};
-use crate::telemetry::Telemetry;
-use crate::waits::showing_waits;
-use crate::watch::{Leaves, Truncates, Watch};
-use crate::writer::Shared;
-use outlet::Outlet;
+use crate::session::{self, Sessions};
+use crate::shared::{Leaves, Shared, Truncates};
+use crate::source::anew::want_snapshot_after;
+use crate::source::aside::Fitness;
+use crate::source::facts::{Before, ConfigDigest, facts};
+use crate::source::gap::{self, OnGap};
+use crate::source::preflight::{follow_publication, refuse_standby, refuse_what_cannot_work};
+use crate::source::replay::Replay;
+use crate::source::reread::{Floors, Jobs, QueuedJob};
+use crate::source::start::{Slot, Start, decide};
+use crate::source::watch::Watch;
+use crate::state::checkpoint::Checkpointer;
+use crate::state::dead_letters::DeadLetterStore;
+use crate::state::records::Checkpoint;
+use crate::state::store::Store;
+use topic_writer::TopicWriter;
 
 /// How often the status is updated.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -99,9 +102,11 @@ pub struct Publisher {
     store: Arc<Store>,
     shared: Shared,
     jobs: Jobs,
-    orders: mpsc::Receiver<Order>,
-    interrupted: Option<Order>,
+    orders: mpsc::Receiver<QueuedJob>,
+    interrupted: Option<QueuedJob>,
     during: During,
+    /// The first connection, for the first session.
+    connected: Option<Source>,
 }
 
 /// One session of the publisher: the state that lives as long as one connection.
@@ -111,7 +116,7 @@ struct Session<'a> {
     shared: &'a Shared,
     source: Arc<Source>,
     tables: Vec<Arc<Table>>,
-    outlet: Outlet,
+    topic_writer: TopicWriter,
     /// Rows whose newest version the topics do not have, because its record is too large.
     too_large: BTreeMap<TableName, HashSet<RowKey>>,
     /// The position from which the stream counts, for tables that were altered.
@@ -121,7 +126,12 @@ struct Session<'a> {
 impl Publisher {
     /// Creates a publisher. Connects to nothing yet.
     #[must_use]
-    pub fn new(config: PublisherConfig, store: Arc<Store>, letters: Arc<dyn Letters>, stop: CancellationToken) -> Self {
+    pub fn new(
+        config: PublisherConfig,
+        store: Arc<Store>,
+        letters: Arc<dyn DeadLetterStore>,
+        stop: CancellationToken,
+    ) -> Self {
         let statuses = config.collections.iter().map(|(collection, table)| CollectionStatus {
             collection: collection.clone(),
             table: table.to_string(),
@@ -145,6 +155,7 @@ impl Publisher {
             orders,
             interrupted: None,
             during: During::FirstStart,
+            connected: None,
         }
     }
 
@@ -170,33 +181,11 @@ impl Publisher {
     #[must_use]
     pub fn run(self) -> BoxFuture<'static, Result<(), PipelineError>> {
         // Boxed: a bare future would be compiled in the crate that awaits it, with that crate's optimisation settings.
-        Box::pin(self.run_sessions())
-    }
-
-    async fn run_sessions(mut self) -> Result<(), PipelineError> {
-        let mut retry = Retry::new(&self.shared.telemetry, &self.shared.stop);
-        let mut source = Some(self.connect().await?);
-        Topics::new(&self.config.connection)?.partitions().await?;
-        loop {
-            let outcome = match source.take() {
-                Some(source) => Box::pin(self.session(source, &mut retry)).await,
-                None => match self.connect().await {
-                    Ok(source) => Box::pin(self.session(source, &mut retry)).await,
-                    Err(error) => Err(error),
-                },
-            };
-            let error = match outcome {
-                Ok(()) => return Ok(()),
-                Err(PipelineError::Stopped) if self.shared.stop.is_cancelled() => return Ok(()),
-                Err(error) => error,
-            };
-            self.shared.telemetry.phase(Phase::Starting);
-            match retry.after(error).await {
-                Ok(()) => {}
-                Err(PipelineError::Stopped) => return Ok(()),
-                Err(definite) => return Err(definite),
-            }
-        }
+        Box::pin(async {
+            let connected = Some(self.connect().await?);
+            Topics::new(&self.config.connection)?.partitions().await?;
+            session::run(Self { connected, ..self }).await
+        })
     }
 
     async fn connect(&self) -> Result<Source, PipelineError> {
@@ -204,7 +193,11 @@ impl Publisher {
         Ok(source.spooling_in(self.store.directory()))
     }
 
-    async fn session(&mut self, source: Source, retry: &mut Retry) -> Result<(), PipelineError> {
+    async fn work_once(&mut self, retry: &mut Retry) -> Result<(), PipelineError> {
+        let source = match self.connected.take() {
+            Some(source) => source,
+            None => self.connect().await?,
+        };
         let telemetry = self.shared.telemetry.clone();
         telemetry.phase(Phase::Starting);
         let locks = source.lock_watch();
@@ -230,7 +223,7 @@ impl Publisher {
         fitness: Fitness,
         retry: &mut Retry,
     ) -> Result<(), PipelineError> {
-        let Self { config, store, shared, jobs, orders, interrupted, during } = self;
+        let Self { config, store, shared, jobs, orders, interrupted, during, .. } = self;
         let fits = async {
             follow_publication(source, store, config.on_gap).await?;
             refuse_what_cannot_work(source, *during).await
@@ -240,25 +233,35 @@ impl Publisher {
         *during = During::Running;
         let tables = source.followed_tables().await?;
         let stored = store.checkpoint()?;
-        let outlet = shared.or_stop(open_outlet(config, source, stored.as_ref(), &shared.stop)).await?;
+        let topic_writer = shared.or_stop(open_outlet(config, source, stored.as_ref(), &shared.stop)).await?;
         shared.letters.refresh().await?;
         let too_large = snapshot::too_large(config, shared)?;
         let (watched, source) = (tables.clone(), Arc::clone(source));
         let mut session =
-            Session { config, store, shared, source, tables, outlet, too_large, floors: Floors::default() };
+            Session { config, store, shared, source, tables, topic_writer, too_large, floors: Floors::default() };
         session.show_too_large()?;
         let source = Arc::clone(&session.source);
         let watch = Watch::new(&source, &watched, shared, store, jobs.clone(), config.on_gap, fitness);
-        let acknowledged = session.outlet.counter();
-        let partitions = session.outlet.partitions().clone();
+        let acknowledged = session.topic_writer.counter();
+        let partitions = session.topic_writer.partitions().clone();
         let outcome = tokio::select! {
             outcome = session.work(stored, retry, orders, interrupted) => outcome,
             error = watch.run(&[]) => Err(error),
             () = report(&shared.telemetry, &*acknowledged) => Ok(()),
             error = repartitioned(config, &partitions) => Err(error),
         };
-        session.outlet.flush(GOODBYE).await;
+        session.topic_writer.flush(GOODBYE).await;
         outcome
+    }
+}
+
+impl Sessions for Publisher {
+    fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    fn session<'a>(&'a mut self, retry: &'a mut Retry) -> BoxFuture<'a, Result<(), PipelineError>> {
+        Box::pin(self.work_once(retry))
     }
 }
 
@@ -291,7 +294,7 @@ async fn open_outlet(
     source: &Source,
     stored: Option<&Checkpoint>,
     stop: &CancellationToken,
-) -> Result<Outlet, PipelineError> {
+) -> Result<TopicWriter, PipelineError> {
     let topics = Topics::new(&config.connection)?;
     let specs: Vec<TopicSpec> = config.topics.iter().map(|topic| topic.topic.clone()).collect();
     let partitions = topics.ensure(&specs).await?;
@@ -302,7 +305,7 @@ async fn open_outlet(
     let sending = Sending { compression: config.compression.clone(), largest_record, patience: None };
     let producer = Producer::new(&config.connection, sending)?;
     let written = stored.map(|checkpoint| checkpoint.written.clone()).unwrap_or_default();
-    Outlet::open(config, &source.server().database, producer, partitions, written, stop.clone()).await
+    TopicWriter::open(config, &source.server().database, producer, partitions, written, stop.clone()).await
 }
 
 impl Session<'_> {
@@ -310,10 +313,10 @@ impl Session<'_> {
         &mut self,
         stored: Option<Checkpoint>,
         retry: &mut Retry,
-        orders: &mut mpsc::Receiver<Order>,
-        interrupted: &mut Option<Order>,
+        orders: &mut mpsc::Receiver<QueuedJob>,
+        interrupted: &mut Option<QueuedJob>,
     ) -> Result<(), PipelineError> {
-        let identities = self.outlet.identities();
+        let identities = self.topic_writer.identities();
         let slot = &self.config.source.slot;
         let baseline = self.store.baseline()?;
         let before = Before { checkpoint: stored.as_ref(), baseline: baseline.as_ref() };
@@ -335,21 +338,10 @@ impl Session<'_> {
                 let generation = generation.max(generation_of_now());
                 tracing::info!(generation = generation.0, "taking a snapshot: {why}");
                 let checkpoint = Checkpoint {
-                    source: facts.source,
-                    generation,
-                    snapshot: SnapshotState::Copying,
-                    applied: Lsn::ZERO,
-                    last_commit: Lsn::ZERO,
-                    written_to: None,
                     resync,
-                    sweep_waits: false,
-                    witnesses: BTreeMap::new(),
-                    tables: BTreeMap::new(),
-                    publication: String::new(),
-                    config_digest: facts.config_digest,
                     digests: Vec::new(),
-                    collections: self.outlet.identities_made(),
-                    written: BTreeMap::new(),
+                    collections: self.topic_writer.identities_made(),
+                    ..facts.first_checkpoint(generation)
                 };
                 self.take_snapshot(checkpoint, drop_slot).await?
             }

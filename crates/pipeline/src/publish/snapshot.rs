@@ -7,15 +7,17 @@ use walvec_broker::wire::{Context, SnapshotEnd, Sweep};
 use walvec_capture::Snapshot;
 use walvec_model::{Change, Lsn, Op, RowKey, TableName};
 
-use super::outlet::Oversized;
+use super::topic_writer::Oversized;
 use super::{PublisherConfig, Session};
 use crate::error::PipelineError;
-use crate::snapshot::{abandon_slot, prepare_source};
-use crate::status::{LATEST_DEAD_LETTERS, Phase};
-use crate::store::{Checkpoint, DeadLetter, SnapshotState};
-use crate::telemetry::count_changes;
-use crate::watch;
-use crate::writer::{Shared, TOO_LARGE};
+use crate::observe::metrics::count_changes;
+use crate::observe::status::Phase;
+use crate::shared::Shared;
+use crate::source::snapshot::{abandon_slot, prepare_source};
+use crate::source::watch;
+use crate::state::dead_letters::DeadLetter;
+use crate::state::records::{Checkpoint, SnapshotState};
+use crate::writer::{ParkedRows, TOO_LARGE};
 
 impl Session<'_> {
     /// Writes a whole snapshot to the topics and returns the checkpoint at which the stream continues.
@@ -52,7 +54,7 @@ impl Session<'_> {
             let (table, sweep, barrier) = (table.name.clone(), Sweep::Generations, Vec::new());
             let end = SnapshotEnd { table, position, generation, sweep, barrier };
             // Tables that are only looked up are not copied.
-            if self.outlet.end_snapshot(&end).await? {
+            if self.topic_writer.end_snapshot(&end).await? {
                 self.forget_too_large(&end).await?;
                 tracing::info!(table = %end.table, "snapshot complete");
             }
@@ -61,7 +63,7 @@ impl Session<'_> {
         checkpoint.applied = position.commit_lsn;
         checkpoint.last_commit = Lsn::ZERO;
         checkpoint.written_to = Some(newest);
-        checkpoint.written = self.outlet.written();
+        checkpoint.written = self.topic_writer.written();
         self.store.save_checkpoint(&checkpoint)?;
         self.shared.telemetry.applied(checkpoint.applied);
         Ok(checkpoint)
@@ -93,10 +95,10 @@ impl Session<'_> {
             newest = rows.iter().map(|row| row.position.commit_lsn).fold(newest, Lsn::max);
             // The broker's client accepts nothing while its buffer is full, for example because the broker is away.
             shared.or_stop(self.write_rows(rows, context)).await?;
-            self.outlet.cut();
-            self.outlet.acknowledged()?;
+            self.topic_writer.cut();
+            self.topic_writer.acknowledged()?;
         }
-        self.outlet.drain_or_stop().await?;
+        self.topic_writer.drain_or_stop().await?;
         Ok(newest)
     }
 
@@ -132,7 +134,7 @@ impl Session<'_> {
                 self.park(&change, "E_TOO_LARGE", TOO_LARGE, context).await?;
                 change.key()
             }
-            _ => match self.outlet.send(change, context, traceparent).await? {
+            _ => match self.topic_writer.send(change, context, traceparent).await? {
                 Some(Oversized { change, error }) if change.key().is_some() => {
                     self.park(&change, error.code(), &error.to_string(), context).await?;
                     change.key()
@@ -156,7 +158,7 @@ impl Session<'_> {
         }
         // Deliver first. If a crash came between, a partial update would be completed from the version before the
         // parked one.
-        self.outlet.deliver().await?;
+        self.topic_writer.deliver().await?;
         for (collection, _) in self.config.collections.iter().filter(|(_, shown)| shown == table) {
             self.shared.letters.update(collection, &[], replaced).await?;
         }
@@ -183,15 +185,8 @@ impl Session<'_> {
     /// Shows the rows that capture itself has parked in the status.
     pub(super) fn show_too_large(&self) -> Result<(), PipelineError> {
         for (index, (collection, _)) in self.config.collections.iter().enumerate() {
-            let mut parked = letters(self.shared, collection)?;
-            parked.retain(|letter| !letter.dropped);
-            let count = parked.len() as u64;
-            parked.sort_by_key(|letter| std::cmp::Reverse(letter.position));
-            parked.truncate(LATEST_DEAD_LETTERS);
-            self.shared.telemetry.collection(index, |status| {
-                status.dead_letters = count;
-                status.latest_dead_letters = parked;
-            });
+            let parked = ParkedRows::read(self.shared.letters.as_ref(), collection)?;
+            self.shared.telemetry.collection(index, |status| parked.show_in(status));
         }
         Ok(())
     }

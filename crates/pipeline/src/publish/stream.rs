@@ -13,31 +13,30 @@ use walvec_capture::{CaptureError, ChangeStream};
 use walvec_model::{Change, Generation, Op, RowKey, StreamEvent, Table, TableName, Touched};
 
 use super::Session;
-use super::outlet::Committed;
-use crate::checkpoint::Checkpointer;
-use crate::error::PipelineError;
-use crate::follow::{turn_of, until};
-use crate::gap::{self, Resync};
-use crate::refetch::Seeing;
-use crate::related::{Affected, Gathered};
-use crate::replay::Replay;
-use crate::reread::{Active, Job, Order, Turn};
-use crate::start::Refusal;
-use crate::status::Phase;
-use crate::telemetry::count_changes;
-use crate::trace;
-use crate::unseen::Unseen;
+use super::topic_writer::Committed;
+use crate::error::{PipelineError, Refusal, Resync};
+use crate::observe::metrics::count_changes;
+use crate::observe::status::Phase;
+use crate::observe::trace;
+use crate::retry::until;
+use crate::source::gap;
+use crate::source::lookup_fanout::{AffectedRows, ChangedLookups};
+use crate::source::replay::Replay;
+use crate::source::reread::{JobSpec, JobStep, QueuedJob, RunningJob, step_of};
+use crate::source::rows::SourceRows;
+use crate::source::unseen::Unseen;
+use crate::state::checkpoint::Checkpointer;
 
 /// How many rows one statement reads again, because of something that they look up.
 const ROWS: usize = 256;
 
 /// The next event of the loop.
-enum Step {
+enum PublishEvent {
     Events(Result<Vec<StreamEvent>, CaptureError>),
     Acknowledged,
     Checkpoint,
-    Begin(Order),
-    Reread(Turn),
+    Begin(QueuedJob),
+    Reread(JobStep),
     Stop,
 }
 
@@ -58,12 +57,12 @@ impl Session<'_> {
         mut checkpointer: Checkpointer,
         replay: Replay,
         generation: Generation,
-        orders: &mut mpsc::Receiver<Order>,
-        interrupted: &mut Option<Order>,
+        orders: &mut mpsc::Receiver<QueuedJob>,
+        interrupted: &mut Option<QueuedJob>,
     ) -> Result<(), PipelineError> {
         let mut active = interrupted.take().and_then(|order| self.begin(order));
         let outcome = self.follow_with(stream, &mut checkpointer, replay, generation, orders, &mut active).await;
-        match (&outcome, active.and_then(Active::into_order)) {
+        match (&outcome, active.and_then(RunningJob::into_order)) {
             (Ok(()), Some(order)) => order.end(Err(&PipelineError::Stopped)),
             (Err(_), order) => *interrupted = order,
             (Ok(()), None) => {}
@@ -77,26 +76,26 @@ impl Session<'_> {
         checkpointer: &mut Checkpointer,
         mut replay: Replay,
         generation: Generation,
-        orders: &mut mpsc::Receiver<Order>,
-        active: &mut Option<Active>,
+        orders: &mut mpsc::Receiver<QueuedJob>,
+        active: &mut Option<RunningJob>,
     ) -> Result<(), PipelineError> {
         let context = Context { generation, committed_at: SystemTime::UNIX_EPOCH, xid: None, snapshot: false };
         let mut transaction = Transaction { context, rows: 0, span: Span::none(), traceparent: None };
-        let (mut related, unseen) = (Gathered::new(&self.config.source.lookups), Unseen::default());
-        let mut progress = self.outlet.progress();
+        let (mut related, unseen) = (ChangedLookups::new(&self.config.source.lookups), Unseen::default());
+        let mut progress = self.topic_writer.progress();
         loop {
             let is_free = active.is_none();
             let step = tokio::select! {
                 biased;
-                () = self.shared.stop.cancelled() => Step::Stop,
-                () = until(checkpointer.due()) => Step::Checkpoint,
-                Ok(()) = progress.changed(), if !self.outlet.is_idle() => Step::Acknowledged,
-                events = stream.next() => Step::Events(events),
-                turn = turn_of(active) => Step::Reread(turn),
-                Some(order) = orders.recv(), if is_free => Step::Begin(order),
+                () = self.shared.stop.cancelled() => PublishEvent::Stop,
+                () = until(checkpointer.due()) => PublishEvent::Checkpoint,
+                Ok(()) = progress.changed(), if !self.topic_writer.is_idle() => PublishEvent::Acknowledged,
+                events = stream.next() => PublishEvent::Events(events),
+                turn = step_of(active) => PublishEvent::Reread(turn),
+                Some(order) = orders.recv(), if is_free => PublishEvent::Begin(order),
             };
             match step {
-                Step::Events(events) => {
+                PublishEvent::Events(events) => {
                     let events = events?;
                     for event in &events {
                         replay.check(event).map_err(|gap| gap::found(gap, self.config.on_gap))?;
@@ -107,20 +106,20 @@ impl Session<'_> {
                         taken => taken?,
                     }
                 }
-                Step::Acknowledged => {}
-                Step::Checkpoint => self.confirm(&stream, checkpointer)?,
-                Step::Begin(order) if matches!(order.job, Job::Resync { .. }) => {
+                PublishEvent::Acknowledged => {}
+                PublishEvent::Checkpoint => self.confirm(&stream, checkpointer)?,
+                PublishEvent::Begin(order) if matches!(order.job, JobSpec::Resync { .. }) => {
                     // Each worker removes what is gone when it reaches the end of the snapshot.
                     let resync = Resync::asked(true);
                     checkpointer.want(&resync)?;
                     order.end(Ok(()));
                     return Err(PipelineError::Resync(resync));
                 }
-                Step::Begin(order) => *active = self.begin(order),
-                Step::Reread(turn) => self.reread(turn, &transaction.context, active, checkpointer).await?,
-                Step::Stop => return self.end(stream, checkpointer).await,
+                PublishEvent::Begin(order) => *active = self.begin(order),
+                PublishEvent::Reread(turn) => self.reread(turn, &transaction.context, active, checkpointer).await?,
+                PublishEvent::Stop => return self.end(stream, checkpointer).await,
             }
-            let done = self.outlet.acknowledged()?;
+            let done = self.topic_writer.acknowledged()?;
             self.note(done, checkpointer);
             self.show_trouble();
         }
@@ -130,9 +129,9 @@ impl Session<'_> {
     /// start.
     async fn end(&mut self, stream: ChangeStream, checkpointer: &mut Checkpointer) -> Result<(), PipelineError> {
         self.shared.telemetry.phase(Phase::Stopping);
-        let done = self.outlet.acknowledged()?;
+        let done = self.topic_writer.acknowledged()?;
         self.note(done, checkpointer);
-        if let Ok(done) = tokio::time::timeout(super::GOODBYE, self.outlet.drain()).await {
+        if let Ok(done) = tokio::time::timeout(super::GOODBYE, self.topic_writer.drain()).await {
             self.note(done?, checkpointer);
         }
         self.confirm(&stream, checkpointer)?;
@@ -143,9 +142,9 @@ impl Session<'_> {
         &mut self,
         events: Vec<StreamEvent>,
         transaction: &mut Transaction,
-        related: &mut Gathered,
+        related: &mut ChangedLookups,
         unseen: &Unseen,
-        active: &mut Option<Active>,
+        active: &mut Option<RunningJob>,
     ) -> Result<(), PipelineError> {
         self.shared.leaves.hear(&events, self.store)?;
         self.gather(&events, related, unseen)?;
@@ -181,23 +180,28 @@ impl Session<'_> {
                 StreamEvent::Commit { end_lsn, at } => {
                     let rows = std::mem::take(&mut transaction.rows);
                     transaction.span = Span::none();
-                    self.outlet.commit(Committed { end_lsn, at, rows });
+                    self.topic_writer.commit(Committed { end_lsn, at, rows });
                 }
                 StreamEvent::Idle { wal_end } if transaction.rows == 0 => {
                     // Confirmed after what is in flight: the server may not repeat this position for half a minute.
                     let at = transaction.context.committed_at;
-                    self.outlet.commit(Committed { end_lsn: wal_end, at, rows: 0 });
+                    self.topic_writer.commit(Committed { end_lsn: wal_end, at, rows: 0 });
                 }
                 StreamEvent::Partition { .. } | StreamEvent::Idle { .. } => {}
             }
         }
         self.write_again(affected, &transaction.context, active).await?;
-        self.outlet.cut();
+        self.topic_writer.cut();
         Ok(())
     }
 
     /// Notes the changes of looked-up tables among the events.
-    fn gather(&self, events: &[StreamEvent], related: &mut Gathered, unseen: &Unseen) -> Result<(), PipelineError> {
+    fn gather(
+        &self,
+        events: &[StreamEvent],
+        related: &mut ChangedLookups,
+        unseen: &Unseen,
+    ) -> Result<(), PipelineError> {
         for event in events {
             match event {
                 StreamEvent::Begin { xid, .. } => unseen.begin(*xid),
@@ -217,9 +221,9 @@ impl Session<'_> {
     /// that.
     async fn write_again(
         &mut self,
-        mut affected: Affected,
+        mut affected: AffectedRows,
         context: &Context,
-        active: &mut Option<Active>,
+        active: &mut Option<RunningJob>,
     ) -> Result<(), PipelineError> {
         let source = Arc::clone(&self.source);
         let shared = self.shared.clone();
@@ -278,7 +282,7 @@ impl Session<'_> {
             return Ok(change);
         }
         let Some(key) = change.key() else { return Ok(change) };
-        let source = Seeing { source: &self.source, unseen, shared: self.shared };
+        let source = SourceRows { source: &self.source, unseen, shared: self.shared };
         // Boxed because it is large and rarely needed.
         let found = Box::pin(source.fetch(&change.table, std::slice::from_ref(&key))).await?;
         if let (Some((_, found)), Op::Update { new, .. }) = (found.into_iter().next(), &mut change.op) {
@@ -299,7 +303,7 @@ impl Session<'_> {
     }
 
     fn confirm(&self, stream: &ChangeStream, checkpointer: &mut Checkpointer) -> Result<(), PipelineError> {
-        checkpointer.note_written(self.outlet.written());
+        checkpointer.note_written(self.topic_writer.written());
         let confirmed = checkpointer.store(stream)?;
         self.shared.telemetry.confirmed(confirmed);
         Ok(())
@@ -308,7 +312,7 @@ impl Session<'_> {
     /// Shows problems with the broker in the status: the client library retries by itself, and operators should see
     /// that it does.
     fn show_trouble(&self) {
-        let trouble = self.outlet.trouble().filter(|_| !self.outlet.is_idle());
+        let trouble = self.topic_writer.trouble().filter(|_| !self.topic_writer.is_idle());
         self.shared.telemetry.broker_trouble(trouble.as_ref());
     }
 
@@ -318,18 +322,18 @@ impl Session<'_> {
     }
 
     /// Begins a backfill. A job that cannot be done ends at once.
-    fn begin(&self, order: Order) -> Option<Active> {
+    fn begin(&self, order: QueuedJob) -> Option<RunningJob> {
         let refused =
             |what: &str, remedy: &str| Refusal { code: "E_TABLE", what: what.to_owned(), remedy: remedy.to_owned() };
         let refusal = match &order.job {
-            Job::Backfill { table, .. } | Job::Altered { table, .. } if self.has_topic(table) => {
+            JobSpec::Backfill { table, .. } | JobSpec::Altered { table, .. } if self.has_topic(table) => {
                 let table = table.clone();
-                return Some(Active::begin(&self.source, self.shared, order, table));
+                return Some(RunningJob::begin(&self.source, self.shared, order, table));
             }
-            Job::Backfill { .. } | Job::Altered { .. } => {
+            JobSpec::Backfill { .. } | JobSpec::Altered { .. } => {
                 refused("it is not part of the configuration that is running", "name a table of the configuration")
             }
-            Job::Repair { .. } | Job::Resync { .. } => refused(
+            JobSpec::Repair { .. } | JobSpec::Resync { .. } => refused(
                 "capture has no collection to repair: it writes to topics",
                 "`walvec backfill --table ...` writes rows to the topics again",
             ),
@@ -340,20 +344,20 @@ impl Session<'_> {
 
     async fn reread(
         &mut self,
-        turn: Turn,
+        turn: JobStep,
         context: &Context,
-        active: &mut Option<Active>,
+        active: &mut Option<RunningJob>,
         checkpointer: &mut Checkpointer,
     ) -> Result<(), PipelineError> {
         match turn {
-            Turn::Write(rows) => {
+            JobStep::Write(rows) => {
                 rows.iter().for_each(|row| checkpointer.takes_as_of(row.position.commit_lsn));
                 let context = Context { committed_at: SystemTime::now(), xid: None, snapshot: true, ..context.clone() };
                 self.write_rows(rows, &context).await?;
-                self.outlet.cut();
+                self.topic_writer.cut();
             }
-            Turn::Ended(result) => {
-                let done = self.outlet.drain_or_stop().await?;
+            JobStep::Ended(result) => {
+                let done = self.topic_writer.drain_or_stop().await?;
                 self.note(done, checkpointer);
                 if result.is_ok()
                     && let Some(job) = active.as_ref()
@@ -364,7 +368,7 @@ impl Session<'_> {
                     self.floors.raise(table.clone(), position);
                     job.order().update(|progress| progress.superseded = Some((table.clone(), position)));
                     let end = SnapshotEnd { table, position, generation, sweep: Sweep::Older, barrier: Vec::new() };
-                    self.outlet.end_snapshot(&end).await?;
+                    self.topic_writer.end_snapshot(&end).await?;
                     self.forget_too_large(&end).await?;
                 }
                 if let Some(job) = active.take() {

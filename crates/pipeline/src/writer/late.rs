@@ -13,7 +13,9 @@ use tokio::time::Instant;
 use walvec_model::{Generation, Point, PointId, Position, RowKey, StoredPoint};
 use walvec_sink::Write;
 
-use crate::witness::Witness;
+use crate::error::PipelineError;
+use crate::state::witness::Witness;
+use crate::writer::{SCROLL_POINTS, Writer};
 
 /// How long a copy may be delayed: Linux gives up a connection that has lost its peer after 15 to 17 minutes
 /// (`tcp_retries2`).
@@ -157,6 +159,34 @@ fn version_of(write: &Write) -> Option<(Generation, Position)> {
             Some((provenance.generation, provenance.position))
         }
         Write::Delete(_) => None,
+    }
+}
+
+impl Writer {
+    /// Returns whether a late write may have set back the point, so that its stored state proves nothing.
+    pub(super) fn is_late(&self, id: PointId) -> bool {
+        !self.late.among(std::iter::once(id)).is_empty()
+    }
+
+    /// Begins to remember writes that were sent more than once, for [`overtaken`](Self::overtaken).
+    pub(crate) fn watch_late_writes(&self) {
+        // The engine inside the program never applies a write late.
+        if self.collection.sink.is_shared() {
+            self.late.watch();
+        }
+    }
+
+    /// Returns the points that are not as they were written last, because a delayed request arrived after newer ones.
+    /// Nothing may be in flight.
+    pub(crate) async fn overtaken(&self) -> Result<Overtaken, PipelineError> {
+        let mut overtaken = Overtaken::default();
+        for ids in self.late.ids().chunks(SCROLL_POINTS) {
+            let stored = self.retrieve(ids).await?;
+            let Overtaken { rows, points } = self.late.compare(ids, &stored);
+            overtaken.rows.extend(rows);
+            overtaken.points.extend(points);
+        }
+        Ok(overtaken)
     }
 }
 

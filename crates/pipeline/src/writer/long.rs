@@ -7,9 +7,9 @@ use tokio::time::Instant;
 use walvec_embed::{EmbedError, Reads};
 use walvec_model::Vector;
 
-use super::vectors::Texts;
+use super::embed::Texts;
 use crate::error::PipelineError;
-use crate::telemetry::count_cut;
+use crate::observe::metrics::count_cut;
 
 /// How long the log stays silent about cut texts after a message.
 const SAID_ONCE: Duration = Duration::from_secs(60);

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use walvec_model::RowKey;
-use walvec_pipeline::letters::Letters;
-use walvec_pipeline::store::DeadLetter;
+use walvec_pipeline::state::dead_letters::DeadLetter;
+use walvec_pipeline::state::dead_letters::DeadLetterStore;
 use walvec_pipeline::{PipelineError, Store};
 use walvec_sink::embedded::DataDir;
 
@@ -163,7 +163,7 @@ impl<'a> Place<'a> {
 
     async fn forget(&self, letters: Vec<DeadLetter>) -> Result<ExitCode, Failure> {
         let count = letters.len();
-        let kept: Arc<dyn Letters> = match self {
+        let kept: Arc<dyn DeadLetterStore> = match self {
             Self::Running(_) => {
                 return Err(Failure::definite("E_LOCKED", "a running walvec keeps the parked rows")
                     .with_remedy("stop it first"));

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::Args;
 use serde_json::{Value, json};
-use walvec_pipeline::status::Phase;
+use walvec_pipeline::observe::status::Phase;
 use walvec_sink::qdrant;
 use walvec_throwaway::{Cluster, ClusterOptions, DataDir, Installation, SearchPlaces, ThrowawayError};
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use walvec_capture::{CaptureError, PublicationDrop, Source, SourceConfig};
-use walvec_pipeline::store::{Checkpoint, SnapshotState, SourceIdentity};
+use walvec_pipeline::state::records::{Checkpoint, SnapshotState, SourceIdentity};
 use walvec_pipeline::{PipelineError, Store};
 
 use super::{ConfigArgs, Failure, output};

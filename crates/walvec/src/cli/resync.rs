@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::json;
-use walvec_pipeline::gap::Resync;
-use walvec_pipeline::store::{Checkpoint, SnapshotState};
+use walvec_pipeline::error::Resync;
+use walvec_pipeline::state::records::{Checkpoint, SnapshotState};
 use walvec_pipeline::{PipelineError, Store};
 
 use super::running::Running;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use tokio::sync::watch;
 use walvec_pipeline::Status;
-use walvec_pipeline::status::Phase;
+use walvec_pipeline::observe::status::Phase;
 
 use super::{ConfigArgs, Failure};
 use crate::config::{self, Overrides, Stage};

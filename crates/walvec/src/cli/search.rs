@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use walvec_embed::Embedder;
 use walvec_model::Lsn;
-use walvec_pipeline::store::SnapshotState;
+use walvec_pipeline::state::records::SnapshotState;
 use walvec_pipeline::{PipelineError, Store};
 use walvec_sink::{Place, Query, SearchRequest, page_of_hits};
 

@@ -38,7 +38,7 @@ mod exporting {
     use opentelemetry_sdk::trace::SdkTracerProvider;
     use tracing_subscriber::Layer as _;
     use tracing_subscriber::filter::Targets;
-    use walvec_pipeline::trace;
+    use walvec_pipeline::observe::trace;
 
     use super::Spans;
 

@@ -107,7 +107,7 @@ pub(crate) enum OnGap {
     Stop,
 }
 
-impl From<OnGap> for walvec_pipeline::gap::OnGap {
+impl From<OnGap> for walvec_pipeline::source::gap::OnGap {
     fn from(on_gap: OnGap) -> Self {
         match on_gap {
             OnGap::Resync => Self::Resync,

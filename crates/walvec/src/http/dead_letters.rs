@@ -8,8 +8,8 @@ use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use walvec_model::{RowKey, Value};
-use walvec_pipeline::letters::Letters;
-use walvec_pipeline::store::DeadLetter;
+use walvec_pipeline::state::dead_letters::DeadLetter;
+use walvec_pipeline::state::dead_letters::DeadLetterStore;
 use walvec_pipeline::{PipelineError, Store};
 
 use super::problem::{Problem, Reason};
@@ -29,7 +29,7 @@ pub(crate) fn of(store: &Arc<Store>) -> DeadLetters {
 }
 
 /// Reads those that all workers behind a broker share.
-pub(crate) fn shared(letters: Arc<dyn Letters>) -> DeadLetters {
+pub(crate) fn shared(letters: Arc<dyn DeadLetterStore>) -> DeadLetters {
     Arc::new(move |collection, after, limit| {
         let canonical = |letter: &DeadLetter| RowKey::new(letter.key.clone()).canonical().to_vec();
         let mut found = letters.of(collection)?;

@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use serde::Serialize;
-use walvec_pipeline::status::{Phase, Status};
+use walvec_pipeline::observe::status::{Phase, Status};
 
 use super::problem::{Problem, Reason};
 use super::state::App;

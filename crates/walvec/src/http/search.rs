@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use walvec_embed::{EmbedError, Embedder};
 use walvec_model::{Lsn, Vector};
-use walvec_pipeline::status::Status;
+use walvec_pipeline::observe::status::Status;
 use walvec_sink::{Hit, Place, Query as Wanted, SearchRequest, SinkError, page_of_hits};
 use walvec_transform::Layout;
 

@@ -8,7 +8,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
 use walvec_model::IndexType;
-use walvec_pipeline::status::Status;
+use walvec_pipeline::observe::status::Status;
 use walvec_sink::{BoxFuture, Keywords, Search};
 use walvec_transform::Layout;
 

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use walvec_model::{PointId, Position, RowKey, Value};
-use walvec_pipeline::reread::Job;
+use walvec_pipeline::source::reread::JobSpec;
 
 use super::body::object;
 use super::problem::{Problem, Reason};
@@ -33,7 +33,7 @@ pub(super) const BODY_BYTES: usize = 4 << 20;
 /// A request for long work.
 pub(crate) enum Request {
     /// Work for the running pipeline.
-    Job(Job),
+    JobSpec(JobSpec),
     /// Fill new collections, or go back to the kept ones.
     Reindex {
         /// Whether to go back to the kept ones.
@@ -112,7 +112,7 @@ struct Reindex {
 pub(super) async fn backfill(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let Backfill { table, filter } = parse(&app, &headers, body, r#"{"table": …, "where": …}"#)?;
     let table = config::table_name(&table).map_err(|reason| Problem::new(Reason::BadParameter, reason))?;
-    accept(&app, Kind::Backfill, Request::Job(Job::Backfill { table, filter }))
+    accept(&app, Kind::Backfill, Request::JobSpec(JobSpec::Backfill { table, filter }))
 }
 
 /// Answers `POST /api/v1/repair` with `{"collection": "books", "rows": [[7]], "points": [{"id": 8, "version":
@@ -122,18 +122,18 @@ pub(super) async fn repair(State(app): State<Arc<App>>, headers: HeaderMap, body
     let Repair { collection, rows, points } = parse(&app, &headers, body, expected)?;
     // A text that is not a version cannot be parsed in the stored point either, which therefore counts as foreign.
     let version = |text: Option<String>| text.and_then(|text| text.parse::<Position>().ok());
-    let job = Job::Repair {
+    let job = JobSpec::Repair {
         collection,
         rows: rows.into_iter().map(RowKey::new).collect(),
         points: points.into_iter().map(|point| (point.id, version(point.version))).collect(),
     };
-    accept(&app, Kind::Repair, Request::Job(job))
+    accept(&app, Kind::Repair, Request::JobSpec(job))
 }
 
 /// Answers `POST /api/v1/resync` with `{"force": false}`.
 pub(super) async fn resync(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let Resync { force } = parse(&app, &headers, body, r#"{"force": …}"#)?;
-    accept(&app, Kind::Resync, Request::Job(Job::Resync { may_sweep_most: force }))
+    accept(&app, Kind::Resync, Request::JobSpec(JobSpec::Resync { may_sweep_most: force }))
 }
 
 /// Answers `POST /api/v1/reindex` with `{"rollback": false}`.

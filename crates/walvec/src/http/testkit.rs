@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tower::ServiceExt;
 use walvec_embed::{EmbedError, Embedder, EmbedderInfo};
 use walvec_model::{Column, IndexType, Lsn, Payload, PointId, RawPage, RawPoint, SparseVector, Table, Type, Vector};
-use walvec_pipeline::status::{CollectionStatus, Phase, Status};
+use walvec_pipeline::observe::status::{CollectionStatus, Phase, Status};
 use walvec_sink::{
     BoxFuture, Condition, Filter, Hit, Keywords, Query, Search, SearchRequest, SinkError, SortRequest, SortValue,
 };

@@ -9,9 +9,9 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
 use walvec_model::{Fingerprint, Generation, InputHash, Payload, PointId, Position, Provenance, RowKey};
-use walvec_pipeline::status::{Phase, Problem, Status};
-use walvec_pipeline::store::DeadLetter;
-use walvec_pipeline::telemetry::UNKNOWN;
+use walvec_pipeline::observe::metrics::UNKNOWN;
+use walvec_pipeline::observe::status::{Phase, Problem, Status};
+use walvec_pipeline::state::dead_letters::DeadLetter;
 use walvec_sink::{Hit, Search, SinkError};
 
 use super::state::Searchable;

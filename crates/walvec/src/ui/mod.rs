@@ -32,7 +32,7 @@ use axum::http::header::WWW_AUTHENTICATE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use maud::Markup;
-use walvec_pipeline::status::Status;
+use walvec_pipeline::observe::status::Status;
 
 use self::asked::Asked;
 use self::results::Outcome;

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 use walvec_model::Lsn;
-use walvec_pipeline::status::{CollectionStatus, Phase, Status};
+use walvec_pipeline::observe::status::{CollectionStatus, Phase, Status};
 
 use super::format;
 

@@ -1,7 +1,7 @@
 //! The hits, or why there are none.
 
 use maud::{Markup, html};
-use walvec_pipeline::status::{CollectionStatus, Phase};
+use walvec_pipeline::observe::status::{CollectionStatus, Phase};
 
 use super::{View, format, hit, pulse};
 use crate::http::problem::Problem;

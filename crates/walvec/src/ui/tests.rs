@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 use tokio::sync::watch;
 use walvec_model::{Fingerprint, Generation, InputHash, PointId, Position, Provenance};
-use walvec_pipeline::status::{CollectionStatus, Phase, Problem, Status};
+use walvec_pipeline::observe::status::{CollectionStatus, Phase, Problem, Status};
 use walvec_sink::{Hit, Search};
 use walvec_transform::Layout;
 

@@ -6,7 +6,7 @@ use std::fmt;
 use serde_json::{Value, json};
 use walvec_capture::Source;
 use walvec_model::{Lsn, TableName};
-use walvec_pipeline::start::{Start, decide};
+use walvec_pipeline::source::start::{Start, decide};
 use walvec_pipeline::{Before, PipelineError, Store, facts};
 
 use crate::cli::Failure;

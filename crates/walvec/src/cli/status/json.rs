@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use walvec_pipeline::Status;
-use walvec_pipeline::status::{BrokerStatus, CollectionStatus, LATEST_DEAD_LETTERS};
+use walvec_pipeline::observe::status::{BrokerStatus, CollectionStatus, LATEST_DEAD_LETTERS};
 
 use super::Process;
 use super::stopped::Stopped;

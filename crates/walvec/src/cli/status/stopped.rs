@@ -3,8 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use walvec_pipeline::letters::Letters as _;
-use walvec_pipeline::store::{Checkpoint, DeadLetter, SnapshotState};
+use walvec_pipeline::state::dead_letters::DeadLetter;
+use walvec_pipeline::state::dead_letters::DeadLetterStore as _;
+use walvec_pipeline::state::records::{Checkpoint, SnapshotState};
 use walvec_pipeline::{PipelineError, Store};
 
 use crate::app;

@@ -4,8 +4,11 @@ use std::time::{Duration, SystemTime};
 
 use walvec_model::{Lsn, Moment, RowKey};
 use walvec_pipeline::Status;
-use walvec_pipeline::status::{BrokerStatus, CollectionStatus, LATEST_DEAD_LETTERS, Phase, ReadAgain, SetAside};
-use walvec_pipeline::store::{DeadLetter, SnapshotState};
+use walvec_pipeline::observe::status::{
+    BrokerStatus, CollectionStatus, LATEST_DEAD_LETTERS, Phase, ReadAgain, SetAside,
+};
+use walvec_pipeline::state::dead_letters::DeadLetter;
+use walvec_pipeline::state::records::SnapshotState;
 
 use super::Process;
 use super::stopped::Stopped;

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use walvec_capture::Source;
 use walvec_embed::Embedder;
 use walvec_pipeline::PipelineError;
-use walvec_pipeline::status::{SetAside, Status};
+use walvec_pipeline::observe::status::{SetAside, Status};
 use walvec_transform::Chunker;
 use walvec_verify::{Chunks, CollectionSpec, Fractions, Job, Keywords, Mended, Points, Report, Sample, VerifyError};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use walvec_model::{Fingerprint, PointId, RawPage, RawPoint};
-use walvec_pipeline::status::{Phase, Status};
+use walvec_pipeline::observe::status::{Phase, Status};
 use walvec_sink::qdrant::Remote;
 use walvec_sink::{Search, SinkError};
 use walvec_verify::{Applied, BoxFuture, Parked, ParkedPage, Points, RepairPortion, RepairState, VerifyError};

@@ -14,8 +14,8 @@ use walvec_broker::kafka::lookup;
 use walvec_capture::{SlotState, Source};
 use walvec_model::{Lsn, RowKey};
 use walvec_pipeline::PipelineError;
-use walvec_pipeline::letters::Letters;
-use walvec_pipeline::letters_topic::LettersTopic;
+use walvec_pipeline::state::dead_letters::DeadLetterStore;
+use walvec_pipeline::state::dead_letters_topic::DeadLettersTopic;
 use walvec_verify::{Applied, BoxFuture, Parked, ParkedPage, RepairPortion, RepairState, VerifyError};
 
 use crate::app;
@@ -32,7 +32,7 @@ pub(super) struct Workers {
     connection: Connection,
     /// The groups that a change passes, in order.
     groups: Vec<Group>,
-    letters: Arc<LettersTopic>,
+    letters: Arc<DeadLettersTopic>,
     moments: Mutex<VecDeque<Moment>>,
     reached: Mutex<Lsn>,
 }

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use walvec_embed::hash::HashEmbedder;
 use walvec_embed::{BoxFuture, EmbedError, EmbedderInfo};
 use walvec_model::{Moment, Vector};
-use walvec_pipeline::status::Problem;
+use walvec_pipeline::observe::status::Problem;
 
 use super::super::{Sample, read, write};
 use super::*;

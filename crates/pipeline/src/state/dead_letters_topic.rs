@@ -1,0 +1,226 @@
+//! Stores dead letters in a compacted topic, where all workers see them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use futures::future::BoxFuture;
+use walvec_broker::kafka::connection::Connection;
+use walvec_broker::kafka::producer::{Producer, Segment};
+use walvec_broker::kafka::table::Table;
+use walvec_broker::kafka::topics::{TopicSpec, Topics};
+use walvec_broker::wire::dead_letter::{self, Letter, Parked, Subject};
+use walvec_broker::{BrokerError, Outgoing};
+use walvec_model::RowKey;
+
+use crate::error::PipelineError;
+use crate::state::dead_letters::{DeadLetter, DeadLetterStore, Place};
+
+/// The code of a dead letter whose record is too large.
+const E_RECORD_SIZE: &str = "E_RECORD_SIZE";
+
+/// Letters by collection, the bytes of the key, and whether capture has parked the row.
+type Known = BTreeMap<Slot, DeadLetter>;
+
+type Slot = (String, Vec<u8>, bool);
+
+/// The topic of dead letters.
+pub struct DeadLettersTopic {
+    topic: String,
+    producer: Arc<Producer>,
+    table: Table,
+    known: Mutex<Known>,
+}
+
+impl DeadLettersTopic {
+    /// Creates the topic if it is missing, and reads it.
+    ///
+    /// # Errors
+    /// If the broker cannot be reached, or refuses access.
+    pub async fn open(
+        connection: &Connection,
+        producer: Arc<Producer>,
+        topic: &str,
+        replication: Option<i32>,
+    ) -> Result<Self, PipelineError> {
+        let spec = TopicSpec { name: topic.to_owned(), partitions: 1, replication, retention: None, compact: true };
+        let partitions = Topics::new(connection)?.ensure(std::slice::from_ref(&spec)).await?;
+        let partitions = partitions.get(topic).copied().unwrap_or(1);
+        let table = Table::open(connection, topic, partitions)?;
+        let letters = Self { topic: topic.to_owned(), producer, table, known: Mutex::default() };
+        letters.catch_up().await?;
+        Ok(letters)
+    }
+
+    async fn catch_up(&self) -> Result<(), PipelineError> {
+        for record in self.table.news().await? {
+            match dead_letter::decode(&record) {
+                Ok(Parked::Letter(letter)) => {
+                    let letter = from_wire(*letter);
+                    self.lock().insert(slot_of(&letter), letter);
+                }
+                Ok(Parked::Cleared(Subject::Row { collection, key, by_capture, .. })) => {
+                    self.lock().remove(&slot(&collection, &key, by_capture));
+                }
+                Ok(Parked::Cleared(Subject::Record(_))) => {}
+                Err(error) => tracing::warn!(place = record.place(), "not a parked row: {error}"),
+            }
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn write(&self, records: &[Outgoing]) -> Result<(), BrokerError> {
+        let segment = Segment::new();
+        for record in records {
+            self.producer.send(&self.topic, None, record, &segment).await?;
+        }
+        self.producer.close(&segment);
+        self.producer.done(&segment).await
+    }
+
+    /// Waits up to `limit` until queued records are sent.
+    pub async fn flush(&self, limit: Duration) {
+        self.producer.flush(limit).await;
+    }
+}
+
+fn slot(collection: &str, key: &[walvec_model::Value], by_capture: bool) -> Slot {
+    (collection.to_owned(), RowKey::new(key.to_vec()).canonical().to_vec(), by_capture)
+}
+
+fn slot_of(letter: &DeadLetter) -> Slot {
+    slot(&letter.collection, &letter.key, is_by_capture(letter))
+}
+
+/// Returns whether capture has parked the row. A letter of a worker has the place of a record.
+fn is_by_capture(letter: &DeadLetter) -> bool {
+    letter.code == E_RECORD_SIZE && letter.place.is_none()
+}
+
+fn subject(letter: &DeadLetter) -> Subject {
+    Subject::Row {
+        collection: letter.collection.clone(),
+        table: letter.table.clone(),
+        key: letter.key.clone(),
+        by_capture: is_by_capture(letter),
+    }
+}
+
+fn to_wire(letter: &DeadLetter) -> Letter {
+    let place = letter.place.as_ref().map(|place| dead_letter::Place {
+        topic: place.topic.clone(),
+        partition: place.partition,
+        offset: place.offset,
+    });
+    Letter {
+        subject: subject(letter),
+        position: Some(letter.position),
+        generation: Some(letter.generation),
+        code: letter.code.clone(),
+        reason: letter.reason.clone(),
+        dropped: letter.dropped,
+        at: SystemTime::now(),
+        source: place,
+        record: None,
+    }
+}
+
+fn from_wire(letter: Letter) -> DeadLetter {
+    let place =
+        letter.source.map(|place| Place { topic: place.topic, partition: place.partition, offset: place.offset });
+    let (collection, table, key) = match letter.subject {
+        Subject::Row { collection, table, key, .. } => (collection, table, key),
+        Subject::Record(place) => (String::new(), String::new(), vec![place.topic.into()]),
+    };
+    DeadLetter {
+        collection,
+        table,
+        key,
+        position: letter.position.unwrap_or_default(),
+        generation: letter.generation.unwrap_or_default(),
+        place,
+        code: letter.code,
+        reason: letter.reason,
+        dropped: letter.dropped,
+    }
+}
+
+impl DeadLettersTopic {
+    /// Parks rows and clears others: those that capture has parked if `by_capture`, otherwise those that workers have.
+    async fn change(
+        &self,
+        collection: &str,
+        parked: &[DeadLetter],
+        cleared: &[RowKey],
+        by_capture: bool,
+    ) -> Result<(), PipelineError> {
+        let cleared: Vec<Slot> = cleared.iter().map(|key| slot(collection, key.values(), by_capture)).collect();
+        let mut records: Vec<Outgoing> = parked.iter().map(|letter| dead_letter::encode(&to_wire(letter))).collect();
+        for slot in &cleared {
+            let found = self.lock().get(slot).map(subject);
+            records.extend(found.map(|subject| dead_letter::cleared(&subject)));
+        }
+        self.write(&records).await?;
+        let mut known = self.lock();
+        for slot in &cleared {
+            known.remove(slot);
+        }
+        for letter in parked {
+            known.insert(slot_of(letter), letter.clone());
+        }
+        Ok(())
+    }
+}
+
+/// The workers' view of the topic: reads every letter, and clears only letters of workers.
+impl DeadLetterStore for DeadLettersTopic {
+    fn each(&self, collection: &str, see: &mut dyn FnMut(DeadLetter)) -> Result<(), PipelineError> {
+        let known = self.lock();
+        known.iter().filter(|((found, ..), _)| found == collection).for_each(|(_, letter)| see(letter.clone()));
+        Ok(())
+    }
+
+    fn refresh(&self) -> BoxFuture<'_, Result<(), PipelineError>> {
+        Box::pin(self.catch_up())
+    }
+
+    fn update<'a>(
+        &'a self,
+        collection: &'a str,
+        parked: &'a [DeadLetter],
+        cleared: &'a [RowKey],
+    ) -> BoxFuture<'a, Result<(), PipelineError>> {
+        Box::pin(self.change(collection, parked, cleared, false))
+    }
+}
+
+/// The capture stage's view of the topic: reads and clears only its own letters, those of rows whose records are too
+/// large.
+pub struct CaptureLetters(pub Arc<DeadLettersTopic>);
+
+impl DeadLetterStore for CaptureLetters {
+    fn each(&self, collection: &str, see: &mut dyn FnMut(DeadLetter)) -> Result<(), PipelineError> {
+        self.0.each(collection, &mut |letter| {
+            if is_by_capture(&letter) {
+                see(letter);
+            }
+        })
+    }
+
+    fn refresh(&self) -> BoxFuture<'_, Result<(), PipelineError>> {
+        self.0.refresh()
+    }
+
+    fn update<'a>(
+        &'a self,
+        collection: &'a str,
+        parked: &'a [DeadLetter],
+        cleared: &'a [RowKey],
+    ) -> BoxFuture<'a, Result<(), PipelineError>> {
+        Box::pin(self.0.change(collection, parked, cleared, true))
+    }
+}

@@ -1,0 +1,459 @@
+//! The state file, which survives a restart: the checkpoint, the baseline and the dead letters.
+//!
+//! It is one file, `state.redb`, in the data directory. Every write is fsynced before it returns.
+//!
+//! - [`writes`]: what was written into each collection
+
+mod writes;
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::ops::Bound;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use redb::{Database, ReadableDatabase, TableDefinition, WriteTransaction};
+use serde::{Deserialize, Serialize};
+use walvec_model::RowKey;
+
+use crate::error::StoreError;
+use crate::state::dead_letters::DeadLetter;
+use crate::state::records::{Baseline, Checkpoint};
+use writes::Encoded;
+
+const CHECKPOINT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("checkpoint");
+const DEAD_LETTERS: TableDefinition<'_, (&str, &[u8]), &[u8]> = TableDefinition::new("dead_letters");
+const THE_CHECKPOINT: &str = "v1";
+const THE_BASELINE: &str = "baseline";
+
+/// The state file.
+pub struct Store {
+    path: PathBuf,
+    /// `None` after an I/O error: the database accepts nothing more until it is opened again.
+    database: Mutex<Option<Database>>,
+}
+
+impl Store {
+    /// Opens the state file in `directory`, or creates it.
+    ///
+    /// # Errors
+    /// If the file is damaged, locked by another process, or cannot be written.
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let store = Self { path: directory.join("state.redb"), database: Mutex::new(None) };
+        store.with(|_database| Ok(()))?;
+        Ok(store)
+    }
+
+    /// Returns the directory of the state file.
+    pub(crate) fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or_else(|| Path::new("."))
+    }
+
+    /// Returns the stored checkpoint; `None` before the first snapshot.
+    ///
+    /// # Errors
+    /// If the file cannot be read or holds something else.
+    pub fn checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
+        let stored = self.with(|database| {
+            let table = database.begin_read()?.open_table(CHECKPOINT)?;
+            let checkpoint = table.get(THE_CHECKPOINT)?.map(|bytes| bytes.value().to_vec());
+            checkpoint.map(|checkpoint| Ok((checkpoint, writes::read(&table)?))).transpose()
+        })?;
+        let Some((checkpoint, writes)) = stored else { return Ok(None) };
+        let mut checkpoint: Checkpoint = decode(&checkpoint)?;
+        writes::join(&mut checkpoint, writes)?;
+        let renewed = self.baseline()?.and_then(|baseline| baseline.publication);
+        Ok(Some(match renewed {
+            Some(publication) => Checkpoint { publication, ..checkpoint },
+            None => checkpoint,
+        }))
+    }
+
+    /// Returns the stored baseline; `None` if an earlier version of walvec read the tables.
+    ///
+    /// # Errors
+    /// If the file cannot be read or holds something else.
+    pub fn baseline(&self) -> Result<Option<Baseline>, StoreError> {
+        self.entry(THE_BASELINE)
+    }
+
+    /// Stores the baseline durably.
+    ///
+    /// # Errors
+    /// If the file cannot be written; the old baseline stays.
+    pub fn save_baseline(&self, baseline: &Baseline) -> Result<(), StoreError> {
+        self.save_entry(THE_BASELINE, &encode(baseline)?)
+    }
+
+    /// Stores the checkpoint and the baseline in one durable step.
+    ///
+    /// # Errors
+    /// If the file cannot be written; nothing is changed then.
+    pub fn save_both(&self, checkpoint: &Checkpoint, baseline: &Baseline) -> Result<(), StoreError> {
+        let (checkpoint, baseline) = (Encoded::whole(checkpoint)?, encode(baseline)?);
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            insert_both(&transaction, &checkpoint, &baseline)?;
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+
+    fn entry<T: for<'a> Deserialize<'a>>(&self, name: &str) -> Result<Option<T>, StoreError> {
+        let bytes = self.with(|database| {
+            let table = database.begin_read()?.open_table(CHECKPOINT)?;
+            Ok(table.get(name)?.map(|bytes| bytes.value().to_vec()))
+        })?;
+        bytes.map(|bytes| decode(&bytes)).transpose()
+    }
+
+    fn save_entry(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            transaction.open_table(CHECKPOINT)?.insert(name, bytes)?;
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+
+    /// Stores the checkpoint durably.
+    ///
+    /// # Errors
+    /// If the file cannot be written; the old checkpoint stays.
+    pub fn save_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        let encoded = Encoded::whole(checkpoint)?;
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            encoded.replace(&mut transaction.open_table(CHECKPOINT)?)?;
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+
+    /// Replaces the checkpoint, the baseline and the dead letters with those of another state file, in one durable
+    /// step.
+    ///
+    /// # Errors
+    /// If the file cannot be written; nothing is changed then.
+    pub fn take_over(
+        &self,
+        checkpoint: &Checkpoint,
+        baseline: &Baseline,
+        letters: &[DeadLetter],
+    ) -> Result<(), StoreError> {
+        let (checkpoint, baseline) = (Encoded::whole(checkpoint)?, encode(baseline)?);
+        let letters = encode_all(letters)?;
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            insert_both(&transaction, &checkpoint, &baseline)?;
+            transaction.delete_table(DEAD_LETTERS)?;
+            {
+                let mut table = transaction.open_table(DEAD_LETTERS)?;
+                for (collection, key, bytes) in &letters {
+                    table.insert((*collection, key.canonical()), bytes.as_slice())?;
+                }
+            }
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+
+    /// Parks rows and clears others, in one durable step.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn update_dead_letters(
+        &self,
+        collection: &str,
+        parked: &[DeadLetter],
+        cleared: &[RowKey],
+    ) -> Result<(), StoreError> {
+        if parked.is_empty() && cleared.is_empty() {
+            return Ok(());
+        }
+        let letters = encode_all(parked)?;
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            {
+                let mut table = transaction.open_table(DEAD_LETTERS)?;
+                for key in cleared {
+                    table.remove((collection, key.canonical()))?;
+                }
+                for (_, key, bytes) in &letters {
+                    table.insert((collection, key.canonical()), bytes.as_slice())?;
+                }
+            }
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+
+    /// Returns all dead letters of a collection, by key.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn dead_letters(&self, collection: &str) -> Result<Vec<DeadLetter>, StoreError> {
+        let stored: Vec<Vec<u8>> = self.with(|database| {
+            let table = database.begin_read()?.open_table(DEAD_LETTERS)?;
+            let mut found = Vec::new();
+            for entry in table.range((collection, [].as_slice())..)? {
+                let (key, value) = entry?;
+                if key.value().0 != collection {
+                    break;
+                }
+                found.push(value.value().to_vec());
+            }
+            Ok(found)
+        })?;
+        stored.iter().map(|bytes| decode(bytes)).collect()
+    }
+
+    /// Returns up to `limit` dead letters of a collection in the order of their keys, starting with the first key after
+    /// `after`.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn dead_letters_after(
+        &self,
+        collection: &str,
+        after: Option<&RowKey>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        let from = match after {
+            Some(after) => Bound::Excluded((collection, after.canonical())),
+            None => Bound::Included((collection, [].as_slice())),
+        };
+        let stored = self.with(|database| {
+            let table = database.begin_read()?.open_table(DEAD_LETTERS)?;
+            let mut found: Vec<Vec<u8>> = Vec::new();
+            for entry in table.range::<(&str, &[u8])>((from, Bound::Unbounded))? {
+                let (key, value) = entry?;
+                if key.value().0 != collection || found.len() == limit {
+                    break;
+                }
+                found.push(value.value().to_vec());
+            }
+            Ok(found)
+        })?;
+        stored.iter().map(|bytes| decode(bytes)).collect()
+    }
+
+    /// Returns the keys of all dead letters of a collection.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn dead_letter_keys(&self, collection: &str) -> Result<HashSet<RowKey>, StoreError> {
+        Ok(self.dead_letters(collection)?.into_iter().map(|letter| RowKey::new(letter.key)).collect())
+    }
+
+    /// Removes every dead letter of a collection, because its table was emptied.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn drop_dead_letters(&self, collection: &str) -> Result<(), StoreError> {
+        let keys: Vec<RowKey> = self.dead_letter_keys(collection)?.into_iter().collect();
+        self.update_dead_letters(collection, &[], &keys)
+    }
+
+    /// Runs one transaction. Opens the database again if an earlier error has closed it.
+    fn with<T>(&self, run: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = match database.take() {
+            Some(open) => open,
+            None => self.open_or_create().map_err(|error| self.failed(&error))?,
+        };
+        match run(&open) {
+            Err(error @ (redb::Error::Io(_) | redb::Error::PreviousIo)) => Err(self.failed(&error)),
+            outcome => {
+                *database = Some(open);
+                outcome.map_err(|error| self.failed(&error))
+            }
+        }
+    }
+
+    /// Opens the file or creates it. A new file gets its name only when it is complete: a half-written file could never
+    /// be opened again.
+    fn open_or_create(&self) -> Result<Database, redb::Error> {
+        if !self.path.exists() {
+            let unfinished = self.path.with_extension("new");
+            match fs::remove_file(&unfinished) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
+            // Keys and reasons of parked rows are only for the owner to read.
+            File::options().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+            let database = Database::create(&unfinished)?;
+            let transaction = database.begin_write()?;
+            transaction.open_table(CHECKPOINT)?;
+            transaction.open_table(DEAD_LETTERS)?;
+            transaction.commit()?;
+            drop(database);
+            fs::rename(&unfinished, &self.path)?;
+            self.path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())?;
+        }
+        Ok(Database::open(&self.path)?)
+    }
+
+    fn failed(&self, error: &redb::Error) -> StoreError {
+        let full =
+            |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        StoreError {
+            path: self.path.display().to_string(),
+            reason: error.to_string(),
+            disk_full: matches!(error, redb::Error::Io(error) if full(error)),
+        }
+    }
+}
+
+/// A dead letter's collection, key and stored form.
+type EncodedLetter<'a> = (&'a str, RowKey, Vec<u8>);
+
+fn encode_all(letters: &[DeadLetter]) -> Result<Vec<EncodedLetter<'_>>, StoreError> {
+    let encoded =
+        letters.iter().map(|letter| Ok((letter.collection.as_str(), RowKey::new(letter.key.clone()), encode(letter)?)));
+    encoded.collect()
+}
+
+fn insert_both(transaction: &WriteTransaction, checkpoint: &Encoded, baseline: &[u8]) -> Result<(), redb::Error> {
+    let mut table = transaction.open_table(CHECKPOINT)?;
+    checkpoint.replace(&mut table)?;
+    table.insert(THE_BASELINE, baseline)?;
+    Ok(())
+}
+
+fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(value).map_err(malformed)
+}
+
+fn decode<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<T, StoreError> {
+    serde_json::from_slice(bytes).map_err(malformed)
+}
+
+fn malformed(error: serde_json::Error) -> StoreError {
+    let reason = format!("an entry has another form than expected: {error}");
+    StoreError { path: "state.redb".to_owned(), reason, disk_full: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use walvec_model::{Generation, Lsn, Position, TableName};
+
+    use crate::state::records::{SnapshotState, SourceIdentity};
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn letter(collection: &str, key: i64) -> DeadLetter {
+        DeadLetter {
+            collection: collection.to_owned(),
+            table: "public.books".to_owned(),
+            key: vec![json!(key)],
+            position: Position { commit_lsn: Lsn(7), ordinal: 1 },
+            generation: Generation(1),
+            place: None,
+            code: "E_RENDER".to_owned(),
+            reason: "undefined value".to_owned(),
+            dropped: false,
+        }
+    }
+
+    pub(super) fn checkpoint() -> Checkpoint {
+        Checkpoint {
+            last_commit: Lsn(4),
+            written_to: Some(Lsn(4)),
+            resync: None,
+            sweep_waits: true,
+            witnesses: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            source: SourceIdentity {
+                system_id: "7412".to_owned(),
+                timeline: 1,
+                database_oid: 5,
+                slot: "walvec".to_owned(),
+            },
+            generation: Generation(3),
+            snapshot: SnapshotState::Done,
+            applied: Lsn(0x1D5_C408),
+            publication: "p16400:7".to_owned(),
+            config_digest: "abc".to_owned(),
+            digests: vec![(TableName::new("public", "books"), "def".to_owned())],
+            collections: BTreeMap::from([("books".to_owned(), "embedded".to_owned())]),
+            written: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_survives_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let checkpoint = checkpoint();
+        let store = Store::open(directory.path()).unwrap();
+        assert_eq!(store.checkpoint().unwrap(), None);
+        store.save_checkpoint(&checkpoint).unwrap();
+        drop(store);
+        assert_eq!(Store::open(directory.path()).unwrap().checkpoint().unwrap(), Some(checkpoint));
+    }
+
+    #[test]
+    fn a_crash_while_the_file_is_being_made_is_no_obstacle() {
+        let directory = tempfile::tempdir().unwrap();
+        // The remains of a file that was not complete when the process was killed.
+        fs::write(directory.path().join("state.new"), vec![0; 4096]).unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        assert_eq!(store.checkpoint().unwrap(), None);
+        store.update_dead_letters("books", &[letter("books", 1)], &[]).unwrap();
+        drop(store);
+        assert_eq!(Store::open(directory.path()).unwrap().dead_letters("books").unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_parked_row_stays_parked_until_it_is_cleared() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        store.update_dead_letters("books", &[letter("books", 1), letter("books", 2)], &[]).unwrap();
+        store.update_dead_letters("films", &[letter("films", 1)], &[]).unwrap();
+        store.update_dead_letters("books", &[], &[RowKey::new(vec![json!(1)])]).unwrap();
+        drop(store);
+        let store = Store::open(directory.path()).unwrap();
+        assert_eq!(store.dead_letters("books").unwrap(), [letter("books", 2)]);
+        let after = |key: i64| store.dead_letters_after("books", Some(&RowKey::new(vec![json!(key)])), 10).unwrap();
+        assert_eq!(store.dead_letters_after("books", None, 10).unwrap(), [letter("books", 2)]);
+        assert_eq!((after(1), after(2)), (vec![letter("books", 2)], Vec::new()));
+        assert!(store.dead_letters_after("books", None, 0).unwrap().is_empty());
+        store.drop_dead_letters("books").unwrap();
+        assert!(store.dead_letters("books").unwrap().is_empty());
+        assert_eq!(store.dead_letters("films").unwrap().len(), 1);
+    }
+
+    #[test]
+    #[expect(clippy::print_stderr, reason = "whoever reads the test's output should know that it tried nothing")]
+    fn a_full_disk_is_an_error_that_passes_and_the_file_is_usable_again_once_there_is_space() {
+        let volume = match walvec_throwaway::Volume::mount(16) {
+            Ok(volume) => volume,
+            Err(error) => {
+                eprintln!("SKIPPED: a small volume cannot be mounted (run as root to test a full disk): {error}");
+                return;
+            }
+        };
+        let store = Store::open(volume.path()).unwrap();
+        store.update_dead_letters("books", &[letter("books", 1)], &[]).unwrap();
+        let ballast = volume.fill().unwrap();
+        let mut stored = 1;
+        let error = loop {
+            let long = DeadLetter { reason: "x".repeat(100_000), ..letter("books", stored + 1) };
+            match store.update_dead_letters("books", &[long], &[]) {
+                Ok(()) => stored += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(error.is_retryable(), "{error}");
+        fs::remove_file(ballast).unwrap();
+        store.update_dead_letters("films", &[letter("films", 1)], &[]).unwrap();
+        assert_eq!(store.dead_letters("books").unwrap().len(), usize::try_from(stored).unwrap());
+        assert_eq!(store.dead_letters("films").unwrap().len(), 1);
+    }
+}
