@@ -2,11 +2,10 @@
 
 use walvec_embed::{Protocol, hash};
 
-use super::document::Document;
 use super::error::ConfigError;
-use super::rules;
-use super::settings::Config;
-use super::stage::Stage;
+use super::schema::stage::Stage;
+use super::yaml::document::Document;
+use super::{Config, rules};
 
 /// The features of a program, by cargo's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -15,16 +15,17 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 use walvec_model::TableName;
 
-use super::broker::{BrokerSettings, KafkaSettings, RecordFormat};
-use super::embedding::EmbeddingSettings;
 use super::environment::Environment;
 use super::error::ConfigError;
-use super::settings::{
-    CollectionConfig, Config, LayoutKind, OnLong, PipelineSettings, QdrantSettings, ServerSettings, SinkSettings,
-    SourceSettings,
-};
-use super::stage::Stage;
-use super::{conninfo, names};
+use super::schema::broker::{BrokerSettings, KafkaSettings, RecordFormat};
+use super::schema::collection::{CollectionConfig, LayoutKind, OnLong};
+use super::schema::embedding::EmbeddingSettings;
+use super::schema::pipeline::PipelineSettings;
+use super::schema::server::ServerSettings;
+use super::schema::sink::{QdrantSettings, SinkSettings};
+use super::schema::source::SourceSettings;
+use super::schema::stage::Stage;
+use super::{Config, conninfo, names};
 
 /// Makes the configuration, with the table, the text and the payload of the tutorial.
 pub(super) fn configuration(environment: &Environment, stage: Stage) -> Result<Config, ConfigError> {

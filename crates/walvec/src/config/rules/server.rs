@@ -5,10 +5,11 @@ use std::net::Ipv6Addr;
 
 use secrecy::ExposeSecret as _;
 
-use super::document::Document;
-use super::error::ConfigError;
-use super::rules::{Violation, error, violation};
-use super::settings::{Config, ServerSettings};
+use super::{Violation, error, violation};
+use crate::config::Config;
+use crate::config::error::ConfigError;
+use crate::config::schema::server::ServerSettings;
+use crate::config::yaml::document::Document;
 
 /// The length of the shortest token that cannot be guessed from outside. `openssl rand -hex 32` makes one of 64
 /// characters.
@@ -49,7 +50,7 @@ fn check_host(host: &str) -> Result<(), String> {
 }
 
 /// Refuses to serve others without a token, or with one that can be guessed.
-pub(super) fn check_exposure(config: &Config, document: Option<&Document>) -> Result<(), ConfigError> {
+pub(in crate::config) fn check_exposure(config: &Config, document: Option<&Document>) -> Result<(), ConfigError> {
     let ServerSettings { listen, token, .. } = &config.server;
     if token.is_none() && !listen.ip().is_loopback() {
         let reason = format!(

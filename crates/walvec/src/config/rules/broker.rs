@@ -5,11 +5,11 @@ use std::path::Path;
 
 use secrecy::ExposeSecret as _;
 
-use super::broker::{KafkaSettings, RecordFormat, SaslMechanism, SaslSettings, TlsSettings};
-use super::names;
-use super::rules::{Violation, in_range, violation};
-use super::settings::{CollectionConfig, Config};
-use super::stage::Stage;
+use super::{Violation, in_range, violation};
+use crate::config::schema::broker::{KafkaSettings, RecordFormat, SaslMechanism, SaslSettings, TlsSettings};
+use crate::config::schema::collection::CollectionConfig;
+use crate::config::schema::stage::Stage;
+use crate::config::{Config, names};
 
 /// A hundred years.
 const LONGEST_RETENTION_HOURS: u64 = 876_000;

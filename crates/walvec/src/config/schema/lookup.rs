@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use walvec_model::{Lookup, OrderBy, TableName, Take};
 
-use super::settings::{quoted, table_name};
+use super::values::{quoted, table_name};
 
 /// Rows of another table that belong to each row. They are read from PostgreSQL when the text is rendered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -50,7 +50,7 @@ impl LookupSettings {
 }
 
 /// Parses an order, for example `created_at desc, "My Column"`.
-pub(super) fn order(text: &str) -> Result<Vec<OrderBy>, String> {
+pub(in crate::config) fn order(text: &str) -> Result<Vec<OrderBy>, String> {
     let mut terms = Vec::new();
     let mut rest = text.trim();
     loop {

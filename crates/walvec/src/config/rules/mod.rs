@@ -1,17 +1,27 @@
 //! Rules that types cannot express. Every message says what to write instead.
+//!
+//! - [`lookup`], [`embedding`], [`broker`]: those of the sections with these names
+//! - [`server`]: who may ask, and under which names
+
+mod broker;
+mod embedding;
+mod lookup;
+pub(super) mod server;
 
 use std::collections::HashSet;
 
 use walvec_model::point::RESERVED_KEY;
 use walvec_sink::{FieldPath, Keywords};
 
-use super::broker_rules::{check_broker, check_stage};
-use super::document::Document;
-use super::embedding_rules::check_embedding;
-use super::error::ConfigError;
-use super::lookup_rules::check_lookups;
-use super::server_rules::check_server;
-use super::settings::{ChunkSettings, CollectionConfig, Config, QdrantSettings};
+use self::broker::{check_broker, check_stage};
+use self::embedding::check_embedding;
+use self::lookup::check_lookups;
+use self::server::check_server;
+use crate::config::Config;
+use crate::config::error::ConfigError;
+use crate::config::schema::collection::{ChunkSettings, CollectionConfig};
+use crate::config::schema::sink::QdrantSettings;
+use crate::config::yaml::document::Document;
 
 /// PostgreSQL cuts longer names (NAMEDATALEN - 1).
 const LONGEST_NAME: usize = 63;

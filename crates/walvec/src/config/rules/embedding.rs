@@ -3,9 +3,9 @@
 use secrecy::ExposeSecret as _;
 use walvec_embed::{Protocol, provider};
 
-use super::embedding::EmbeddingSettings;
-use super::rules::{Violation, in_range, violation};
-use super::settings::Config;
+use super::{Violation, in_range, violation};
+use crate::config::Config;
+use crate::config::schema::embedding::EmbeddingSettings;
 
 /// The largest dimension that a Qdrant collection accepts.
 const MAX_DIMENSION: u64 = 65_536;

@@ -7,7 +7,7 @@ use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::{Location, Spanned};
 
-use super::error::{ConfigError, Excerpt};
+use crate::config::error::{ConfigError, Excerpt};
 
 /// Keys whose values are never shown, wherever they are.
 const SECRET_KEYS: [&str; 4] = ["url", "token", "api_key", "password"];
@@ -22,10 +22,10 @@ const SHORTEST_HIDDEN: usize = 6;
 const HIDDEN: &str = "***";
 
 /// A parsed YAML text.
-pub(super) struct Document {
+pub(in crate::config) struct Document {
     file: String,
     source: String,
-    pub(super) root: Node,
+    pub(in crate::config) root: Node,
     /// Character ranges of the secrets in `source`.
     secrets: Vec<(usize, usize)>,
     /// Texts that no message may repeat, and their replacements.
@@ -33,13 +33,13 @@ pub(super) struct Document {
 }
 
 /// A value and its position.
-pub(super) struct Node {
-    pub(super) value: NodeValue,
-    pub(super) place: Place,
+pub(in crate::config) struct Node {
+    pub(in crate::config) value: NodeValue,
+    pub(in crate::config) place: Place,
 }
 
 /// A value.
-pub(super) enum NodeValue {
+pub(in crate::config) enum NodeValue {
     Null,
     /// A scalar, as it was written if it was not quoted: whether it is a number or a boolean depends on the setting that is
     /// read.
@@ -49,21 +49,21 @@ pub(super) enum NodeValue {
 }
 
 /// A key and its position.
-pub(super) struct Key {
-    pub(super) name: String,
-    pub(super) place: Place,
+pub(in crate::config) struct Key {
+    pub(in crate::config) name: String,
+    pub(in crate::config) place: Place,
 }
 
 /// A line and a column, from 1, in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(in crate::config) struct Place {
     line: usize,
     column: usize,
 }
 
 impl Document {
     /// Parses `source`; `file` is its name in messages.
-    pub(super) fn parse(file: &str, source: &str) -> Result<Self, ConfigError> {
+    pub(in crate::config) fn parse(file: &str, source: &str) -> Result<Self, ConfigError> {
         // Some editors put a byte order mark first; positions do not count it.
         let source = source.trim_start_matches('\u{feff}');
         let is_empty = source.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
@@ -87,14 +87,14 @@ impl Document {
     }
 
     /// Makes messages show `instead` where they would repeat `text`.
-    pub(super) fn hide(&self, text: &str, instead: &str) {
+    pub(in crate::config) fn hide(&self, text: &str, instead: &str) {
         if text.len() >= SHORTEST_HIDDEN {
             self.hidden.borrow_mut().push((text.to_owned(), instead.to_owned()));
         }
     }
 
     /// Removes the scalar at the dotted `key` from the tree if its text `is_unwanted`. The key leads through sections only.
-    pub(super) fn leave_out(&mut self, key: &str, is_unwanted: impl Fn(&str) -> bool) {
+    pub(in crate::config) fn leave_out(&mut self, key: &str, is_unwanted: impl Fn(&str) -> bool) {
         let (sections, name) = key.rsplit_once('.').unwrap_or(("", key));
         let mut node = Some(&mut self.root);
         for section in sections.split('.').filter(|section| !section.is_empty()) {
@@ -112,7 +112,7 @@ impl Document {
     }
 
     /// Makes an error at `place`.
-    pub(super) fn error(&self, key: &str, place: Place, reason: impl Into<String>) -> ConfigError {
+    pub(in crate::config) fn error(&self, key: &str, place: Place, reason: impl Into<String>) -> ConfigError {
         let hidden = self.hidden.borrow();
         let reason = hidden.iter().fold(reason.into(), |reason, (text, instead)| reason.replace(text, instead));
         let text = self.line_without_secrets(place);
@@ -121,7 +121,7 @@ impl Document {
     }
 
     /// Makes an error at the value of the dotted `key`, or at its nearest enclosing value that exists.
-    pub(super) fn error_at(&self, key: &str, reason: impl Into<String>) -> ConfigError {
+    pub(in crate::config) fn error_at(&self, key: &str, reason: impl Into<String>) -> ConfigError {
         self.error(key, self.root.place_of(key), reason)
     }
 

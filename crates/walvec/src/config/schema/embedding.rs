@@ -7,8 +7,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use walvec_embed::{Options, Protocol, ProviderOptions};
 
-use super::names;
-use super::settings::optional_secret;
+use super::values::optional_secret;
+use crate::config::names;
 
 /// The model that turns texts into vectors.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use super::settings::Config;
+use super::Config;
 
 /// The part of a row's path that this process handles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -42,7 +42,7 @@ impl Stage {
     }
 
     /// Parses the value of a variable.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(in crate::config) fn parse(text: &str) -> Result<Self, String> {
         <Self as ValueEnum>::from_str(text, false).map_err(|_| {
             let names = Self::value_variants().iter().map(|stage| stage.name()).collect::<Vec<_>>().join(", ");
             format!("\"{text}\" is none of {names}")
@@ -57,7 +57,7 @@ impl std::fmt::Display for Stage {
 }
 
 /// The default name of a process.
-pub(super) const INSTANCE: &str = "1";
+pub(in crate::config) const INSTANCE: &str = "1";
 
 /// The limit for the name, which becomes part of a directory's name and of a member's name in a consumer group. Both have
 /// room for more.

@@ -9,9 +9,10 @@ use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
 use walvec_model::TableName;
 
-use super::names;
-use super::settings::{CollectionConfig, given, secret};
+use super::collection::CollectionConfig;
 use super::stage::Stage;
+use super::values::{given, secret};
+use crate::config::names;
 
 /// The broker that carries changes from `walvec run --stage capture` to the workers that index them.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -73,7 +74,7 @@ pub(crate) struct KafkaSettings {
     pub(crate) properties: BTreeMap<String, SecretString>,
     /// The one group of this process, from `Quix__Consumer_Group`.
     #[serde(skip)]
-    pub(super) exact_group: Option<String>,
+    pub(in crate::config) exact_group: Option<String>,
 }
 
 impl KafkaSettings {
@@ -85,8 +86,8 @@ impl KafkaSettings {
     /// Short for a client (45 s is usual), because a worker that died delays the rows of its partitions for this long.
     const SESSION_TIMEOUT_MS: u64 = 10_000;
     /// The topics of the tutorial stack.
-    pub(super) const REFERENCE_CHANGES: &str = "postgres-cdc-data";
-    pub(super) const REFERENCE_VECTORS: &str = "embeddings-fastembed-V1";
+    pub(in crate::config) const REFERENCE_CHANGES: &str = "postgres-cdc-data";
+    pub(in crate::config) const REFERENCE_VECTORS: &str = "embeddings-fastembed-V1";
     /// The groups of the tutorial stack.
     const REFERENCE_EMBED: &str = "vectorsv1";
     const REFERENCE_SINK: &str = "ingesterV1";
@@ -283,7 +284,7 @@ pub(crate) enum SaslMechanism {
 
 impl SaslMechanism {
     /// Returns whether librdkafka uses OpenSSL for this mechanism.
-    pub(super) const fn needs_openssl(self) -> bool {
+    pub(in crate::config) const fn needs_openssl(self) -> bool {
         matches!(self, Self::ScramSha256 | Self::ScramSha512)
     }
 

@@ -10,10 +10,10 @@
 //! Defaults may hold references themselves. A `${` that is not followed by a name is left alone: templates write `${{
 //! price }}`.
 
-use super::environment::Environment;
+use crate::config::environment::Environment;
 
 /// Replaces the references in `text`. Errors name variables and messages, never values.
-pub(super) fn interpolate(text: &str, environment: &Environment) -> Result<String, String> {
+pub(in crate::config) fn interpolate(text: &str, environment: &Environment) -> Result<String, String> {
     let mut result = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find("${") {

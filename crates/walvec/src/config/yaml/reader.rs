@@ -7,14 +7,14 @@ use serde::de::value::{StrDeserializer, StringDeserializer};
 use serde::de::{self, DeserializeSeed, Deserializer, Expected, IntoDeserializer, Unexpected, Visitor};
 
 use super::document::{Document, Key, Node, NodeValue, Place};
-use super::environment::Environment;
-use super::error::ConfigError;
 use super::interpolate::interpolate;
-use super::names::nearest;
-use super::settings::Config;
+use crate::config::Config;
+use crate::config::environment::Environment;
+use crate::config::error::ConfigError;
+use crate::config::names::nearest;
 
 /// Reads the settings.
-pub(super) fn read(document: &Document, environment: &Environment) -> Result<Config, ConfigError> {
+pub(in crate::config) fn read(document: &Document, environment: &Environment) -> Result<Config, ConfigError> {
     let reader = Reader { node: &document.root, key: String::new(), document, environment };
     serde::Deserialize::deserialize(reader).map_err(|error: ReadError| {
         let Located { key, place, reason } = error.at("", document.root.place);

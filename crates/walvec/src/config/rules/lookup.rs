@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use secrecy::ExposeSecret as _;
 use walvec_model::TableName;
 
-use super::broker::RecordFormat;
-use super::lookup::{LookupSettings, order};
-use super::rules::{Violation, in_range, violation};
-use super::settings::{CollectionConfig, Config};
-use super::stage::Stage;
+use super::{Violation, in_range, violation};
+use crate::config::Config;
+use crate::config::schema::broker::RecordFormat;
+use crate::config::schema::collection::CollectionConfig;
+use crate::config::schema::lookup::{LookupSettings, order};
+use crate::config::schema::stage::Stage;
 
 /// Names that have another meaning in a template.
 const TAKEN: [&str; 11] =
