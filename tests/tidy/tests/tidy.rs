@@ -28,7 +28,6 @@ const LONGER: &[(&str, usize)] = &[
     ("crates/sink/src/qdrant/mod.rs", 488),
     ("crates/transform/src/transform.rs", 484),
     ("crates/transform/src/transform/tests.rs", 476),
-    ("crates/walvec/src/http/tests.rs", 656),
     ("crates/walvec/src/reindex.rs", 576),
     ("tests/e2e/tests/altered.rs", 837),
     ("tests/e2e/tests/aside.rs", 538),
