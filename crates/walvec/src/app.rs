@@ -20,9 +20,9 @@ use walvec_sink::{BoxFuture, Keywords, SinkError};
 use walvec_transform::chunk::{CUT, CountTokens};
 use walvec_transform::{Chunker, Transform, TransformError, TransformSpec};
 
-use crate::cli::Failure;
 use crate::collection::{Opened, Which};
 use crate::config::{CollectionConfig, Config, PublishedColumns};
+use crate::failure::Failure;
 use crate::fields::Description;
 use crate::http::read::Known;
 use crate::http::{Fields, Searchable, Serving};

@@ -24,8 +24,8 @@ use walvec_pipeline::store::DeadLetter;
 use walvec_pipeline::{Collection, ConfigDigest, PipelineError, Store};
 
 use crate::app;
-use crate::cli::Failure;
 use crate::config::{Config, GroupProtocol, KafkaSettings, RecordFormat, Stage};
+use crate::failure::Failure;
 
 /// How long one record may take a worker: less than the time after which another worker takes over.
 const PATIENCE: Duration = Duration::from_secs(5);

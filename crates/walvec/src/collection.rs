@@ -10,8 +10,8 @@ use walvec_sink::embedded::{Directory, Embedded};
 use walvec_sink::qdrant::{Aliases, Layout, Remote, Server};
 use walvec_sink::{Catalog, CollectionSpec, FieldPath, Search, Sink, SinkError};
 
-use crate::cli::Failure;
 use crate::config::{CollectionConfig, Config, EmbeddingSettings, QdrantSettings};
+use crate::failure::Failure;
 
 /// The code of the error for a collection whose vectors are not those of the configuration.
 pub(crate) const E_FINGERPRINT: &str = "E_FINGERPRINT";

@@ -10,8 +10,8 @@ use std::{fs, io};
 use serde::{Deserialize, Serialize};
 use walvec_model::Moment;
 
-use crate::cli::Failure;
-use crate::remembered::write_private;
+use crate::failure::Failure;
+use crate::private_file;
 
 /// A run that has begun.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +79,7 @@ fn now() -> Moment {
 /// Writes the record. Errors are only logged: a full disk must neither stop a run nor hide its error.
 fn write(directory: &Path, run: &LastRun) {
     let written =
-        serde_json::to_vec(run).map_err(io::Error::from).and_then(|text| write_private(&file(directory), &text));
+        serde_json::to_vec(run).map_err(io::Error::from).and_then(|text| private_file::write(&file(directory), &text));
     if let Err(error) = written {
         tracing::warn!("how this run goes could not be noted for `walvec status`: {error}");
     }

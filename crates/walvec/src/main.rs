@@ -2,13 +2,16 @@
 //!
 //! - [`cli`]: the commands, one file each; exit codes and how failures are printed
 //! - [`codes`]: the meaning of every error code
+//! - [`failure`]: an error with its code and its remedy
+//! - [`private_file`]: files that only their owner may read
+//! - [`terminal`]: what a person sees on stderr
 //! - [`config`]: walvec.yaml, the environment and the flags, validated before anything connects
 //! - [`app`]: assembles a pipeline from a configuration
 //! - [`collection`]: opens a collection where the configuration says it lives
 //! - [`serve`]: runs the pipeline and its HTTP server until they are told to stop
 //! - [`broker`] and [`staged`]: the stages of a process that works through a broker, and running them
 //! - [`supervise`]: runs the pipeline, and handles requests for long work
-//! - [`tasks`] and [`progress`]: long work, and its progress
+//! - [`tasks`]: long work, and its progress
 //! - [`reindex`] and [`remembered`]: new collections that take over from the served ones, and what a later start
 //!   has to know
 //! - [`swapped`]: whether a provider has another model now under the same name
@@ -30,12 +33,13 @@ mod collection;
 mod config;
 mod cursor;
 mod demo;
+mod failure;
 mod fields;
 mod http;
 mod labels;
 mod last_run;
 mod mode;
-mod progress;
+mod private_file;
 mod reindex;
 mod remembered;
 mod score;
@@ -44,6 +48,7 @@ mod staged;
 mod supervise;
 mod swapped;
 mod tasks;
+mod terminal;
 mod ui;
 mod words;
 
@@ -63,16 +68,6 @@ fn main() -> ExitCode {
     let logs_json = arguments.logs_json();
     match cli::execute(arguments) {
         Ok(code) => code,
-        Err(failure) => {
-            if wants_json {
-                failure.print_json();
-            }
-            if logs_json {
-                failure.log();
-            } else {
-                failure.print();
-            }
-            ExitCode::from(failure.exit)
-        }
+        Err(failure) => cli::failed::show(&failure, wants_json, logs_json),
     }
 }

@@ -29,16 +29,16 @@ use walvec_sink::catalog::{number_of, numbered};
 use walvec_sink::{Catalog, SinkError};
 
 use crate::app::{self, Parts};
-use crate::cli::Failure;
 use crate::collection::{self, Opened};
 use crate::config::{CollectionConfig, Config};
+use crate::failure::Failure;
 use crate::http::Serving;
 use crate::http::tasks::Request;
-use crate::progress::{Meter, Voice};
 use crate::remembered::{self, UnderWay, reindex_directory};
 use crate::supervise::Live;
 use crate::swapped::{self, Given};
 use crate::tasks::Handle;
+use crate::terminal::progress::{Meter, Voice};
 
 /// If catching up takes no longer than this, the second pipeline is near enough: the rest is done while the first one is
 /// stopped.

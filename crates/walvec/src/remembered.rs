@@ -4,10 +4,9 @@
 //! configuration of the served ones.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -16,9 +15,9 @@ use walvec_pipeline::PipelineError;
 use walvec_sink::Catalog;
 use walvec_sink::embedded::create_private_dir;
 
-use crate::cli::Failure;
 use crate::config::{CollectionConfig, Config, EmbeddingSettings};
-use crate::{collection, reindex};
+use crate::failure::Failure;
+use crate::{collection, private_file, reindex};
 
 /// The pause before a server that does not answer is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -58,7 +57,7 @@ fn served_file(config: &Config) -> PathBuf {
 /// Stores what the served collections were made with.
 pub(crate) fn store(config: &Config) -> io::Result<()> {
     let served = Served { collections: config.collections.clone(), embedding: config.embedding.clone() };
-    write_private(&served_file(config), &serde_json::to_vec_pretty(&served)?)
+    private_file::write(&served_file(config), &serde_json::to_vec_pretty(&served)?)
 }
 
 /// The columns of the collections' tables, with their types, by the names of the collections.
@@ -73,7 +72,7 @@ pub(crate) fn store_columns(config: &Config, columns: &Columns) -> io::Result<()
     if columns.is_empty() || *columns == self::columns(config) {
         return Ok(());
     }
-    write_private(&columns_file(config), &serde_json::to_vec_pretty(columns)?)
+    private_file::write(&columns_file(config), &serde_json::to_vec_pretty(columns)?)
 }
 
 /// Returns the stored columns; none if they cannot be read.
@@ -85,7 +84,7 @@ pub(crate) fn columns(config: &Config) -> Columns {
 /// Stores the state of a reindex.
 pub(crate) fn note(config: &Config, under_way: &UnderWay) -> io::Result<()> {
     create_private_dir(&reindex_directory(config))?;
-    write_private(&under_way_file(config), &serde_json::to_vec(under_way)?)
+    private_file::write(&under_way_file(config), &serde_json::to_vec(under_way)?)
 }
 
 /// Returns the stored state of a reindex.
@@ -148,15 +147,4 @@ async fn served_names(config: &Config, catalog: &dyn Catalog) -> Result<Vec<Stri
         names.extend(catalog.serving(&collection.name).await?);
     }
     Ok(names)
-}
-
-/// Writes a file for its owner only, durably, so that a crash leaves either the old content or the new.
-pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }

@@ -21,9 +21,9 @@ use walvec_sink::embedded::{DataDir, create_private_dir};
 
 use crate::app::{self, Parts};
 use crate::broker::Broker;
-use crate::cli::Failure;
 use crate::cli::running::Announced;
 use crate::config::{Config, KafkaSettings, Stage};
+use crate::failure::Failure;
 use crate::http::dead_letters::{self, DeadLetters};
 use crate::http::tasks::{Operations, Request};
 use crate::http::{AppState, SEARCH_SECONDS, Serving};

@@ -10,7 +10,7 @@ use walvec_pipeline::status::Phase;
 use walvec_pipeline::{PipelineError, Status};
 
 use crate::app::Parts;
-use crate::cli::Failure;
+use crate::failure::Failure;
 use crate::http::tasks::Request;
 use crate::supervise::{forward, show};
 use crate::tasks::Handle;

@@ -13,14 +13,14 @@ use walvec_pipeline::status::Phase;
 use walvec_pipeline::{PipelineError, Status, Store};
 
 use crate::app::{self, Parts};
-use crate::cli::Failure;
 use crate::config::Config;
+use crate::failure::Failure;
 use crate::http::Serving;
 use crate::http::tasks::Request;
-use crate::progress::{Meter, Voice};
 use crate::reindex::{self, Beside, NotTaken, Taken};
 use crate::remembered;
 use crate::tasks::Handle;
+use crate::terminal::progress::{Meter, Voice};
 
 /// Reads the configuration again.
 pub(crate) type Reload = Box<dyn Fn() -> Result<Config, Failure> + Send + Sync>;

@@ -19,9 +19,9 @@ use serde::{Deserialize, Serialize};
 use walvec_embed::Embedder;
 use walvec_model::{Moment, Vector};
 
-use crate::cli::Failure;
 use crate::config::Config;
-use crate::remembered::write_private;
+use crate::failure::Failure;
+use crate::private_file;
 
 pub(crate) use watch::Watch;
 
@@ -168,7 +168,7 @@ fn read(file: &Path) -> Samples {
 }
 
 fn write(file: &Path, samples: &Samples) -> io::Result<()> {
-    write_private(file, &serde_json::to_vec(samples)?)
+    private_file::write(file, &serde_json::to_vec(samples)?)
 }
 
 fn remove(file: &Path) {

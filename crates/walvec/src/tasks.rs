@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use walvec_pipeline::status::Problem;
 
-use crate::cli::Failure;
+use crate::failure::Failure;
 
 /// The kind of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +54,23 @@ pub(crate) struct Task {
     pub(crate) error: Option<String>,
     /// What to type, if anything helps.
     pub(crate) remedy: Option<String>,
+}
+
+impl Task {
+    /// Records the failure that ended it.
+    pub(crate) fn fail(&mut self, failure: &Failure) {
+        let (code, error, remedy) = failure.clone().into_parts();
+        self.state = State::Failed;
+        (self.code, self.error, self.remedy) = (Some(code), Some(error), remedy);
+    }
+
+    /// Returns the failure that ended it, maybe in another process.
+    pub(crate) fn into_failure(self) -> Failure {
+        let code = self.code.unwrap_or_else(|| "E_SERVER".to_owned());
+        let error = self.error.unwrap_or_else(|| "the task ended without a word".to_owned());
+        let failure = Failure::new(if code == "E_CONFIG" { 2 } else { 3 }, &code, error);
+        self.remedy.into_iter().fold(failure, Failure::with_remedy)
+    }
 }
 
 /// The tasks of this process. Clones share them.
@@ -132,7 +149,7 @@ impl Handle {
                 task.state = State::Done;
                 "done".clone_into(&mut task.step);
             }
-            Err(failure) => failure.tell(task),
+            Err(failure) => task.fail(failure),
         });
     }
 }
@@ -141,7 +158,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         self.update(|task| {
             if task.state == State::Running {
-                Failure::new(3, "E_STOPPED", "walvec stopped, or began anew, before this was done").tell(task);
+                task.fail(&Failure::new(3, "E_STOPPED", "walvec stopped, or began anew, before this was done"));
             }
         });
     }

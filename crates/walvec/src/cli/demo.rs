@@ -16,8 +16,8 @@ use super::running::Running;
 use super::{Failure, hits, output, run};
 use crate::config::{Config, Environment, Overrides};
 use crate::demo::{EXAMPLES, QUERY, books, configuration, fill};
-use crate::progress::Voice;
 use crate::serve::{Service, listen};
+use crate::terminal::progress::Voice;
 
 #[derive(Args)]
 pub(crate) struct DemoArgs {

@@ -6,7 +6,7 @@ mod collections;
 mod dead_letters;
 mod demo;
 mod explain;
-mod failure;
+pub(crate) mod failed;
 mod health;
 mod hits;
 mod init;
@@ -30,9 +30,9 @@ use std::process::ExitCode;
 use std::sync::LazyLock;
 
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches as _, Parser, Subcommand, ValueEnum};
-pub(crate) use failure::Failure;
 
 use crate::config::{Config, Environment, Features, Overrides};
+use crate::failure::Failure;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -178,7 +178,7 @@ pub(crate) fn parse() -> (Cli, bool) {
     });
     parsed.unwrap_or_else(|error| {
         if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
-            Failure::usage(&error).print_json();
+            failed::print_json(&Failure::usage(&error));
         }
         error.exit()
     })

@@ -10,8 +10,8 @@ use walvec_pipeline::status::Phase;
 
 use super::{ConfigArgs, Failure};
 use crate::config::{self, Overrides, Stage};
-use crate::progress::{Meter, Voice};
 use crate::serve::Service;
+use crate::terminal::progress::{Meter, Voice};
 
 const EXAMPLE: &str = "\
 Example: one capture and two workers on one machine, with

@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::Failure;
 use crate::config::{Config, Stage};
 use crate::http::tasks::KEY_HEADER;
-use crate::remembered::write_private;
+use crate::private_file;
 
 /// How long connecting to a running instance may take before it counts as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -59,7 +59,7 @@ impl Announced {
     pub(crate) fn write(directory: &Path, address: SocketAddr, key: &str) -> std::io::Result<Self> {
         let path = directory.join("server.json");
         let announcement = Announcement { address, pid: std::process::id(), key: key.to_owned() };
-        write_private(&path, &serde_json::to_vec(&announcement)?)?;
+        private_file::write(&path, &serde_json::to_vec(&announcement)?)?;
         Ok(Self(path))
     }
 }

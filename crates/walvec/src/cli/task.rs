@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::running::Running;
 use super::{Failure, output};
 use crate::config::{Config, Stage};
-use crate::progress::{Meter, Voice};
 use crate::tasks::{State, Task};
+use crate::terminal::progress::{Meter, Voice};
 
 /// How often the task is polled: often enough for a progress bar.
 const ASK: Duration = Duration::from_millis(200);
@@ -33,7 +33,7 @@ pub(super) async fn perform(running: &Running, path: &str, body: &Value) -> Resu
         match task.state {
             State::Running => tokio::time::sleep(ASK).await,
             State::Done => return Ok(task),
-            State::Failed => return Err(Failure::of_task(task)),
+            State::Failed => return Err(task.into_failure()),
         }
     }
 }

@@ -9,7 +9,7 @@ use walvec_embed::Embedder;
 use walvec_pipeline::Status;
 
 use super::{Checked, check};
-use crate::cli::Failure;
+use crate::failure::Failure;
 use crate::http::Serving;
 
 /// How long an answer may take. It includes the time that a server takes to load its model; nothing waits for the answer.

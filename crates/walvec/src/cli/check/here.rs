@@ -12,9 +12,9 @@ use walvec_pipeline::PipelineError;
 use walvec_sink::qdrant;
 
 use super::report::Report;
-use crate::cli::Failure;
 use crate::collection::Opened;
 use crate::config::{CollectionConfig, Config, KafkaSettings, QdrantSettings};
+use crate::failure::Failure;
 use crate::{app, broker, remembered};
 
 /// How many collections are checked concurrently.

@@ -9,8 +9,8 @@ use walvec_pipeline::{Lengths, PipelineError, lengths};
 
 use super::report::Report;
 use crate::app;
-use crate::cli::Failure;
 use crate::config::{CollectionConfig, Config, OnLong};
+use crate::failure::Failure;
 
 /// The code of texts that are too long.
 const E_EMBED_LONG: &str = "E_EMBED_LONG";

@@ -9,8 +9,8 @@ use walvec_model::{Lsn, TableName};
 use walvec_pipeline::start::{Start, decide};
 use walvec_pipeline::{Before, PipelineError, Store, facts};
 
-use crate::cli::Failure;
 use crate::config::{CollectionConfig, Config, Stage};
+use crate::failure::Failure;
 use crate::{app, broker, remembered};
 
 /// What `walvec run` will do.

@@ -12,8 +12,8 @@ use super::lengths;
 use super::next::{next, while_running};
 use super::report::Report;
 use crate::app;
-use crate::cli::Failure;
 use crate::config::{CollectionConfig, Config};
+use crate::failure::Failure;
 
 const SUBJECT: &str = "PostgreSQL";
 

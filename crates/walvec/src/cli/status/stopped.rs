@@ -8,8 +8,8 @@ use walvec_pipeline::store::{Checkpoint, DeadLetter, SnapshotState};
 use walvec_pipeline::{PipelineError, Store};
 
 use crate::app;
-use crate::cli::Failure;
 use crate::config::Config;
+use crate::failure::Failure;
 use crate::last_run::LastRun;
 
 /// A walvec that does not run.

@@ -10,10 +10,10 @@ use walvec_sink::qdrant::Remote;
 use walvec_sink::{Search, SinkError};
 use walvec_verify::{Applied, BoxFuture, Parked, ParkedPage, Points, RepairPortion, RepairState, VerifyError};
 
-use crate::cli::Failure;
 use crate::cli::running::{E_TASK_RUNNING, Running};
 use crate::collection::Opened;
 use crate::config::{CollectionConfig, Config};
+use crate::failure::Failure;
 use crate::http::dead_letters::Page;
 use crate::tasks::{State, Task};
 
@@ -80,7 +80,7 @@ impl walvec_verify::Running for Followed<'_> {
                 match task.state {
                     State::Running => watch(RepairState::Running(task.rows)),
                     State::Done => return Ok(task.rows),
-                    State::Failed => return Err(Failure::of_task(task).into()),
+                    State::Failed => return Err(task.into_failure().into()),
                 }
                 tokio::time::sleep(ASK).await;
             }

@@ -12,7 +12,8 @@ use walvec_verify::{Difference, Mismatch, RepairState, Report, Sample, Sort, Sta
 use super::Outcome;
 use crate::cli::output;
 use crate::config::CollectionConfig;
-use crate::progress::{Pace, TELL};
+use crate::terminal;
+use crate::terminal::progress::{Pace, TELL};
 
 /// The longest value in an example, in characters.
 const MAX_VALUE: usize = 60;
@@ -41,7 +42,7 @@ impl Progress {
     /// Starts to show progress. `rows`: how many rows the table has, if that is known.
     pub(super) fn new(collection: &CollectionConfig, rows: Option<u64>) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = output::bars().add(ProgressBar::new_spinner());
+            let bar = terminal::bars().add(ProgressBar::new_spinner());
             if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg}  {elapsed}") {
                 bar.set_style(style);
             }

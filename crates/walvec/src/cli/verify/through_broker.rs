@@ -20,8 +20,8 @@ use walvec_verify::{Applied, BoxFuture, Parked, ParkedPage, RepairPortion, Repai
 
 use crate::app;
 use crate::broker::Broker;
-use crate::cli::Failure;
 use crate::config::{Config, KafkaSettings, Stage};
+use crate::failure::Failure;
 
 /// The most positions that are remembered while the groups have not passed them.
 const MOMENTS: usize = 64;

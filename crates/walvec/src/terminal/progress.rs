@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::cli::output;
+use super::{bars, note};
 
 /// How often a line reports the progress.
 pub(crate) const TELL: Duration = Duration::from_secs(10);
@@ -125,7 +125,7 @@ impl Meter {
     /// Starts to show `what`, for example "snapshot".
     pub(crate) fn new(what: &str, voice: Voice) -> Self {
         let now = Instant::now();
-        let bar = std::io::stderr().is_terminal().then(|| output::bars().add(ProgressBar::no_length()));
+        let bar = std::io::stderr().is_terminal().then(|| bars().add(ProgressBar::no_length()));
         Self { what: what.to_owned(), voice, bar, pace: Pace::begin(now), told: now }
     }
 
@@ -137,7 +137,7 @@ impl Meter {
         what.clone_into(&mut self.what);
         // The log of a running walvec already has the steps.
         if self.bar.is_none() && self.voice == Voice::Note {
-            output::note(what);
+            note(what);
         }
         let now = Instant::now();
         (self.pace, self.told) = (Pace::begin_at(now, rows), now);
@@ -157,7 +157,7 @@ impl Meter {
 
     fn tell(&self, reached: &Reached) {
         match self.voice {
-            Voice::Note => output::note(&format!("{}: {reached}", self.what)),
+            Voice::Note => note(&format!("{}: {reached}", self.what)),
             Voice::Log => tracing::info!(
                 rows = reached.rows,
                 estimated = reached.of,

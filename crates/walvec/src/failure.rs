@@ -1,16 +1,11 @@
-//! How a command ends when it fails.
+//! An error with its code, its remedy and the exit code of the command that it ends.
 
 use std::fmt::Display;
-use std::io::Write as _;
-use std::time::SystemTime;
 
-use walvec_model::Moment;
 use walvec_pipeline::{During, PipelineError, Policy};
 use walvec_verify::VerifyError;
 
-use super::output;
 use crate::config::ConfigError;
-use crate::tasks::{State, Task};
 
 /// A failed command: what was found, what it endangers, what to type, and the exit code.
 #[derive(Clone, Debug)]
@@ -73,47 +68,6 @@ impl Failure {
         let what = text.lines().next().unwrap_or_default();
         let what = what.strip_prefix("error: ").unwrap_or(what);
         Self::new(2, "E_USAGE", what).with_remedy("walvec --help")
-    }
-
-    /// Records it as the end of a task.
-    pub(crate) fn tell(&self, task: &mut Task) {
-        task.state = State::Failed;
-        task.code = Some(self.code.clone());
-        task.error = Some(self.what.clone());
-        task.remedy.clone_from(&self.remedy);
-    }
-
-    /// Makes the failure that ended a task in another process.
-    pub(crate) fn of_task(task: Task) -> Self {
-        let code = task.code.unwrap_or_else(|| "E_SERVER".to_owned());
-        let what = task.error.unwrap_or_else(|| "the task ended without a word".to_owned());
-        Self { exit: if code == "E_CONFIG" { 2 } else { 3 }, code, what, remedy: task.remedy, passes: false }
-    }
-
-    /// Writes the failure to stdout, for programs that read JSON there.
-    pub(crate) fn print_json(&self) {
-        // If stdout is closed, stderr still has the failure.
-        let _ = output::json(&serde_json::json!({ "error": self.to_json() }));
-    }
-
-    /// Writes the failure to stderr as a log line in JSON, whatever the level of the log is.
-    pub(crate) fn log(&self) {
-        let at = Moment::from(SystemTime::now());
-        let fields = serde_json::json!({ "message": self.what, "code": self.code, "remedy": self.remedy });
-        let line = serde_json::json!({ "timestamp": at, "level": "ERROR", "fields": fields });
-        // If stderr is closed, there is no other place to write it.
-        let _ = writeln!(std::io::stderr(), "{line}");
-    }
-
-    /// Writes the failure to stderr; the code comes last, alone on its line.
-    pub(crate) fn print(&self) {
-        let mut stderr = std::io::stderr().lock();
-        // If stderr is closed, there is nowhere to write it.
-        let _ = writeln!(stderr, "error: {}", self.what);
-        if let Some(remedy) = &self.remedy {
-            let _ = writeln!(stderr, " help: {remedy}");
-        }
-        let _ = writeln!(stderr, "{}", self.code);
     }
 }
 
