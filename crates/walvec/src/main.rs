@@ -6,6 +6,7 @@
 //! - [`private_file`]: files that only their owner may read
 //! - [`terminal`]: what a person sees on stderr
 //! - [`config`]: walvec.yaml, the environment and the flags, validated before anything connects
+//! - [`api`]: what requests and answers of the HTTP API say
 //! - [`app`]: assembles a pipeline from a configuration
 //! - [`collection`]: opens a collection where the configuration says it lives
 //! - [`serve`]: runs the pipeline and its HTTP server until they are told to stop
@@ -25,6 +26,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod api;
 mod app;
 mod broker;
 mod cli;

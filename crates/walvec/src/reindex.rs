@@ -33,11 +33,10 @@ use crate::collection::{self, Opened};
 use crate::config::{CollectionConfig, Config};
 use crate::failure::Failure;
 use crate::http::Serving;
-use crate::http::tasks::Request;
 use crate::remembered::{self, UnderWay, reindex_directory};
 use crate::supervise::Live;
 use crate::swapped::{self, Given};
-use crate::tasks::Handle;
+use crate::tasks::{TaskHandle, TaskRequest};
 use crate::terminal::progress::{Meter, Voice};
 
 /// If catching up takes no longer than this, the second pipeline is near enough: the rest is done while the first one is
@@ -110,7 +109,7 @@ impl Beside {
         config: Config,
         store: &Arc<Store>,
         rollback: bool,
-        task: &Handle,
+        task: &TaskHandle,
         primary: &Live,
         stop: &CancellationToken,
     ) -> Result<Self, Failure> {
@@ -146,8 +145,8 @@ impl Beside {
     }
 
     /// Returns the request that this answers.
-    pub(crate) const fn request(&self) -> Request {
-        Request::Reindex { rollback: self.rollback }
+    pub(crate) const fn request(&self) -> TaskRequest {
+        TaskRequest::Reindex { rollback: self.rollback }
     }
 
     /// Returns the command that repeats it.
@@ -156,7 +155,7 @@ impl Beside {
     }
 
     /// Waits for the end of the snapshot.
-    async fn copy(&mut self, task: &Handle) -> Result<(), Failure> {
+    async fn copy(&mut self, task: &TaskHandle) -> Result<(), Failure> {
         task.step(COPYING);
         let mut meter = Meter::new("reindex", Voice::Log);
         let progress = |status: &Status| {
@@ -168,7 +167,7 @@ impl Beside {
         self.wait_for(progress).await
     }
 
-    async fn catch_up(&mut self, task: &Handle, primary: &Live) -> Result<(), Failure> {
+    async fn catch_up(&mut self, task: &TaskHandle, primary: &Live) -> Result<(), Failure> {
         task.step(CATCHING_UP);
         for _ in 0..CHASES {
             // A pipeline that reads its own tables again would be stopped in the middle of that.
@@ -184,7 +183,7 @@ impl Beside {
         Ok(())
     }
 
-    async fn wait_until(&mut self, applied: Lsn, task: &Handle) -> Result<(), Failure> {
+    async fn wait_until(&mut self, applied: Lsn, task: &TaskHandle) -> Result<(), Failure> {
         let progress = |status: &Status| {
             let (copied, _) = status.snapshot_rows();
             task.reach(CATCHING_UP, status.problem.as_ref(), copied, None);

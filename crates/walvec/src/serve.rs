@@ -19,20 +19,21 @@ use walvec_pipeline::telemetry::{COMMIT_TO_PUBLISHED, COMMIT_TO_SEARCHABLE, STAG
 use walvec_pipeline::{PipelineError, Status, Store};
 use walvec_sink::embedded::{DataDir, create_private_dir};
 
+use crate::api::tasks::TaskKind;
 use crate::app::{self, Parts};
 use crate::broker::Broker;
 use crate::cli::running::Announced;
 use crate::config::{Config, KafkaSettings, Stage};
 use crate::failure::Failure;
 use crate::http::dead_letters::{self, DeadLetters};
-use crate::http::tasks::{Operations, Request};
+use crate::http::tasks::Operations;
 use crate::http::{AppState, SEARCH_SECONDS, Serving};
 use crate::last_run;
 use crate::remembered::{self, UnderWay};
 use crate::staged::Stages;
 use crate::supervise::{Reload, Supervisor};
 use crate::swapped::{self, Watch};
-use crate::tasks::{Handle, Kind, Tasks};
+use crate::tasks::{TaskHandle, TaskRequest, Tasks};
 
 /// Bucket bounds for the time from commit to searchable, in seconds: fine around the target, wide for backlogs.
 const LATENCY_BUCKETS: [f64; 14] = [0.005, 0.01, 0.015, 0.02, 0.025, 0.04, 0.06, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
@@ -194,7 +195,7 @@ impl Service {
 }
 
 /// A request, and its task.
-type Asked = (Request, Handle);
+type Asked = (TaskRequest, TaskHandle);
 
 /// Stages that run until they are told to stop, or until a definite error.
 type Run = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>;
@@ -244,10 +245,10 @@ async fn direct(
     let parts = Parts::assemble(config, embedder, None).await?;
     let (serving, served) = watch::channel(Arc::new(parts.serving()));
     if let Some(UnderWay { rollback, .. }) = under_way
-        && let Some(task) = tasks.begin(Kind::Reindex)
+        && let Some(task) = tasks.begin(TaskKind::Reindex)
     {
         // The queue is new, so it has room.
-        requests.try_send((Request::Reindex { rollback }, task)).ok();
+        requests.try_send((TaskRequest::Reindex { rollback }, task)).ok();
     }
     let dead_letters = dead_letters::of(&store);
     let stop = stop.clone();

@@ -11,9 +11,8 @@ use walvec_pipeline::{PipelineError, Status};
 
 use crate::app::Parts;
 use crate::failure::Failure;
-use crate::http::tasks::Request;
 use crate::supervise::{forward, show};
-use crate::tasks::Handle;
+use crate::tasks::{TaskHandle, TaskRequest};
 
 /// The stages that run in this process.
 pub(crate) struct Stages {
@@ -23,7 +22,7 @@ pub(crate) struct Stages {
     pub(crate) parts: Option<Parts>,
     /// The status of the process.
     pub(crate) status: watch::Sender<Status>,
-    pub(crate) requests: mpsc::Receiver<(Request, Handle)>,
+    pub(crate) requests: mpsc::Receiver<(TaskRequest, TaskHandle)>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -110,19 +109,22 @@ async fn ended(stages: &mut JoinSet<Result<(), PipelineError>>, stop: &Cancellat
 }
 
 /// Handles requests: runs jobs in a process with the capture stage, and refuses everything else.
-async fn attend(mut requests: mpsc::Receiver<(Request, Handle)>, jobs: Option<(Jobs, watch::Receiver<Status>)>) {
+async fn attend(
+    mut requests: mpsc::Receiver<(TaskRequest, TaskHandle)>,
+    jobs: Option<(Jobs, watch::Receiver<Status>)>,
+) {
     while let Some((request, task)) = requests.recv().await {
         let refused = |what: &str, remedy: &str| Failure::definite("E_STAGE", what).with_remedy(remedy.to_owned());
         match (request, &jobs) {
-            (Request::Job(job), Some((jobs, status))) => match jobs.give(job) {
+            (TaskRequest::Job(job), Some((jobs, status))) => match jobs.give(job) {
                 Ok(progress) => drop(tokio::spawn(show(progress, status.clone(), task))),
                 Err(busy) => task.end(Err(&Failure::definite("E_BUSY", busy))),
             },
-            (Request::Job(_), None) => {
+            (TaskRequest::Job(_), None) => {
                 let what = "this stage does not read PostgreSQL";
                 task.end(Err(&refused(what, "type it where `walvec run --stage capture` runs")));
             }
-            (Request::Reindex { .. }, _) => {
+            (TaskRequest::Reindex { .. }, _) => {
                 let what = "collections behind a broker are not reindexed in place";
                 let remedy = "give the collection another `name` and the workers another `broker.kafka.group`: they fill it from \
                               the topics, which have to hold every row (`compact: true`, or a snapshot written again)";

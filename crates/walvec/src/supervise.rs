@@ -16,10 +16,9 @@ use crate::app::{self, Parts};
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::http::Serving;
-use crate::http::tasks::Request;
 use crate::reindex::{self, Beside, NotTaken, Taken};
 use crate::remembered;
-use crate::tasks::Handle;
+use crate::tasks::{TaskHandle, TaskRequest};
 use crate::terminal::progress::{Meter, Voice};
 
 /// Reads the configuration again.
@@ -81,13 +80,13 @@ pub(crate) struct Supervisor {
     pub(crate) serving: watch::Sender<Arc<Serving>>,
     /// The status of the process.
     pub(crate) status: watch::Sender<Status>,
-    pub(crate) requests: mpsc::Receiver<(Request, Handle)>,
+    pub(crate) requests: mpsc::Receiver<(TaskRequest, TaskHandle)>,
     pub(crate) reload: Reload,
     pub(crate) stop: CancellationToken,
     /// The clean-up after a reindex.
     pub(crate) cleaning: Option<AbortOnDropHandle<()>>,
     /// A reindex that continues with the next pipeline.
-    pub(crate) unfinished: Option<(Request, Handle)>,
+    pub(crate) unfinished: Option<(TaskRequest, TaskHandle)>,
 }
 
 /// How long a reindex waits before another attempt.
@@ -127,7 +126,7 @@ impl Supervisor {
     }
 
     /// Handles requests until the pipeline ends, or until other collections are ready to take over once it is stopped.
-    async fn attend(&mut self, live: &Live) -> Option<(Beside, Handle)> {
+    async fn attend(&mut self, live: &Live) -> Option<(Beside, TaskHandle)> {
         let mut is_remembered = false;
         loop {
             let (request, task) = match self.unfinished.take() {
@@ -146,11 +145,11 @@ impl Supervisor {
                 },
             };
             match request {
-                Request::Reindex { rollback } => match self.reindexed(rollback, &task, live).await? {
+                TaskRequest::Reindex { rollback } => match self.reindexed(rollback, &task, live).await? {
                     Ok(beside) => return Some((beside, task)),
                     Err(failure) => self.keep(&failure, task).await,
                 },
-                Request::Job(job) => match live.jobs.give(job) {
+                TaskRequest::Job(job) => match live.jobs.give(job) {
                     Ok(progress) => drop(tokio::spawn(show(progress, live.status.clone(), task))),
                     Err(busy) => task.end(Err(&Failure::definite("E_BUSY", busy))),
                 },
@@ -159,7 +158,7 @@ impl Supervisor {
     }
 
     /// Fills other collections. `None`: the pipeline ended first.
-    async fn reindexed(&mut self, rollback: bool, task: &Handle, live: &Live) -> Option<Result<Beside, Failure>> {
+    async fn reindexed(&mut self, rollback: bool, task: &TaskHandle, live: &Live) -> Option<Result<Beside, Failure>> {
         if let Some(cleaning) = self.cleaning.take() {
             cleaning.abort();
             // The result does not matter: the clean-up was aborted on purpose.
@@ -190,14 +189,14 @@ impl Supervisor {
         }
     }
 
-    async fn fill(&self, rollback: bool, task: &Handle, live: &Live) -> Result<Beside, Failure> {
+    async fn fill(&self, rollback: bool, task: &TaskHandle, live: &Live) -> Result<Beside, Failure> {
         let config = (self.reload)()?;
         Beside::fill(&self.parts, config, &self.store, rollback, task, live, &self.stop).await
     }
 
     /// Lets other collections take over, and returns the status of the pipeline that filled them. If they cannot, the next
     /// pipeline continues with the present ones.
-    async fn give_way(&mut self, beside: Beside, task: Handle) -> Result<Option<Status>, Failure> {
+    async fn give_way(&mut self, beside: Beside, task: TaskHandle) -> Result<Option<Status>, Failure> {
         task.step("switching");
         let request = beside.request();
         match beside.take_over(&self.store, &self.serving, &self.stop).await {
@@ -228,7 +227,7 @@ impl Supervisor {
         }
     }
 
-    async fn keep(&mut self, failure: &Failure, task: Handle) {
+    async fn keep(&mut self, failure: &Failure, task: TaskHandle) {
         // A reindex that a shutdown interrupts continues with the next start.
         if !self.stop.is_cancelled() {
             tracing::warn!("the reindex failed, the collections stay as they are: {failure}");
@@ -270,7 +269,11 @@ pub(crate) async fn forward(mut from: watch::Receiver<Status>, to: watch::Sender
 }
 
 /// Shows the progress of a job, and what holds it up, until it ends.
-pub(crate) async fn show(mut progress: watch::Receiver<Progress>, mut status: watch::Receiver<Status>, task: Handle) {
+pub(crate) async fn show(
+    mut progress: watch::Receiver<Progress>,
+    mut status: watch::Receiver<Status>,
+    task: TaskHandle,
+) {
     const READING: &str = "reading rows again";
     task.step(READING);
     let mut meter = Meter::new(READING, Voice::Log);

@@ -9,11 +9,11 @@ use walvec_pipeline::PipelineError;
 
 use super::running::Running;
 use super::{ConfigArgs, Failure, output};
+use crate::api::collections::{CollectionInfo, Collections, FieldInfo, FieldOrigin};
 use crate::app;
 use crate::config::{Config, Stage};
-use crate::fields::{CollectionInfo, Description, FieldInfo, Origin};
+use crate::fields::Description;
 use crate::http::Fields as _;
-use crate::http::collections::Collections;
 
 /// List the collections and their fields: types, indexes, and the filters that can match.
 ///
@@ -66,8 +66,8 @@ fn to_text(collection: &CollectionInfo) -> String {
     let mut listed = output::table(&["field", "type", "index", "filters"]);
     for FieldInfo { name, r#type, from, index, filters, .. } in fields {
         let unknown = match from {
-            Origin::Computed => "computed",
-            Origin::Column | Origin::Chunk => "not known yet",
+            FieldOrigin::Computed => "computed",
+            FieldOrigin::Column | FieldOrigin::Chunk => "not known yet",
         };
         let index = index.map_or_else(|| "-".to_owned(), |index| index.to_string());
         let filters = if filters.is_empty() { "-".to_owned() } else { filters.join(" ") };

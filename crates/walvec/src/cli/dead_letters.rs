@@ -14,10 +14,11 @@ use walvec_sink::embedded::DataDir;
 
 use super::running::Running;
 use super::{ConfigArgs, Failure, output, task};
+use crate::api::dead_letters::DeadLetterPage;
+use crate::api::tasks::RepairRequest;
 use crate::app;
 use crate::broker::Broker;
 use crate::config::{Config, Stage};
-use crate::http::dead_letters::Page;
 
 /// List, retry and drop parked rows.
 ///
@@ -202,7 +203,7 @@ async fn of_running(running: &Running, collection: &str) -> Result<Vec<DeadLette
     loop {
         let mut query = vec![("collection", collection)];
         query.extend(after.as_deref().map(|key| ("after", key)));
-        let page: Page = running.get("/api/v1/dead-letters", &query).await?;
+        let page: DeadLetterPage = running.get("/api/v1/dead-letters", &query).await?;
         all.extend(page.dead_letters);
         match page.next {
             Some(key) => after = Some(Value::Array(key).to_string()),
@@ -214,8 +215,8 @@ async fn of_running(running: &Running, collection: &str) -> Result<Vec<DeadLette
 async fn retry_rows(running: &Running, letters: Vec<DeadLetter>) -> Result<ExitCode, Failure> {
     let mut rows = 0;
     for (collection, keys) in by_collection(letters) {
-        let keys: Vec<&[Value]> = keys.iter().map(RowKey::values).collect();
-        let body = json!({"collection": collection, "rows": keys, "points": []});
+        let keys = keys.iter().map(|key| key.values().to_vec()).collect();
+        let body = RepairRequest { collection, rows: keys, points: Vec::new() };
         rows += task::perform(running, "/api/v1/repair", &body).await?.rows;
     }
     output::line(&format!("{rows} rows were read again; `walvec dead-letters list` shows which are still parked."))

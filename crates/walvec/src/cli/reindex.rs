@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use serde_json::json;
 
 use super::running::Running;
 use super::{ConfigArgs, Failure, output, task};
+use crate::api::tasks::ReindexRequest;
 use crate::config::{Config, Overrides};
 use crate::serve::Service;
 use crate::{remembered, supervise};
@@ -34,15 +34,15 @@ pub(crate) struct ReindexArgs {
 
 pub(crate) async fn execute(args: ReindexArgs) -> Result<ExitCode, Failure> {
     let config = args.config.load_to_ask()?;
+    let body = ReindexRequest { rollback: args.rollback };
     let find = || Running::find(config.sink.directory(), config.server.token.clone());
     let text = if args.rollback { "The former collections are served again" } else { "The new collections are served" };
     if let Some(running) = find().await {
-        let done = task::perform(&running, "/api/v1/reindex", &json!({"rollback": args.rollback})).await?;
+        let done = task::perform(&running, "/api/v1/reindex", &body).await?;
         return task::report(&done, &format!("{text}: {} rows were read.", done.rows), args.json);
     }
     let mut service = start_as_before(&args.config.load()?, &args.config).await?;
     let running = find().await.ok_or_else(|| Failure::definite("E_SERVER", "its own HTTP API does not answer"))?;
-    let body = json!({"rollback": args.rollback});
     let performed = tokio::select! {
         performed = task::perform(&running, "/api/v1/reindex", &body) => performed,
         ended = service.ended() => return Err(ended),

@@ -10,6 +10,7 @@ use walvec_pipeline::{PipelineError, Store};
 
 use super::running::Running;
 use super::{ConfigArgs, Failure, output, task};
+use crate::api::tasks::ResyncRequest;
 use crate::app;
 use crate::config::{Config, Stage};
 
@@ -37,7 +38,7 @@ pub(crate) async fn execute(args: ResyncArgs) -> Result<ExitCode, Failure> {
         let text = "The next `walvec run` reads all tables again.";
         return if args.json { output::json(&json!({"action": "at_next_start"})) } else { output::line(text) };
     };
-    let removed = task::perform(&running, "/api/v1/resync", &json!({"force": args.force})).await?.rows;
+    let removed = task::perform(&running, "/api/v1/resync", &ResyncRequest { force: args.force }).await?.rows;
     if args.json {
         return output::json(
             &json!({"action": if removed > 0 { "removed" } else { "reads" }, "points_removed": removed}),

@@ -199,7 +199,7 @@ impl Running {
     }
 
     /// Sends a POST, which may change what is stored, and returns the answer, or the problem that came instead.
-    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, Failure> {
+    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
         self.answer(self.client.post(self.url(path)).json(body)).await
     }
 

@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
 use super::running::Running;
 use super::{Failure, output};
+use crate::api::tasks::{Accepted, Task, TaskState};
 use crate::config::{Config, Stage};
-use crate::tasks::{State, Task};
 use crate::terminal::progress::{Meter, Voice};
 
 /// How often the task is polled: often enough for a progress bar.
@@ -20,20 +21,19 @@ pub(super) async fn running(config: &Config) -> Result<Running, Failure> {
 }
 
 /// Starts a task and waits for its end, showing its progress.
-pub(super) async fn perform(running: &Running, path: &str, body: &Value) -> Result<Task, Failure> {
-    let accepted: Value = running.post(path, body).await?;
-    let id = accepted.get("task").and_then(Value::as_u64).unwrap_or_default();
+pub(super) async fn perform(running: &Running, path: &str, body: &impl Serialize) -> Result<Task, Failure> {
+    let Accepted { task: id } = running.post(path, body).await?;
     let mut meter = Meter::new("", Voice::Note);
     loop {
         let task: Task = running.get(&format!("/api/v1/tasks/{id}"), &[]).await?;
-        if task.state == State::Running {
+        if task.state == TaskState::Running {
             meter.rename(&task.step, task.rows);
             meter.show(task.rows, task.rows_estimated);
         }
         match task.state {
-            State::Running => tokio::time::sleep(ASK).await,
-            State::Done => return Ok(task),
-            State::Failed => return Err(task.into_failure()),
+            TaskState::Running => tokio::time::sleep(ASK).await,
+            TaskState::Done => return Ok(task),
+            TaskState::Failed => return Err(task.into_failure()),
         }
     }
 }

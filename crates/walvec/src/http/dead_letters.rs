@@ -6,14 +6,15 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
-use walvec_model::{RowKey, Value};
+use serde::Deserialize;
+use walvec_model::RowKey;
 use walvec_pipeline::letters::Letters;
 use walvec_pipeline::store::DeadLetter;
 use walvec_pipeline::{PipelineError, Store};
 
 use super::problem::{Problem, Reason};
 use super::state::App;
+use crate::api::dead_letters::DeadLetterPage;
 
 /// The most dead letters of a page, and the default.
 pub(super) const MAX_LIMIT: usize = 1000;
@@ -48,15 +49,6 @@ pub(super) struct PageQuery {
     limit: Option<usize>,
 }
 
-/// A page.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Page {
-    /// The rows of this page, in the order of their keys.
-    pub(crate) dead_letters: Vec<DeadLetter>,
-    /// The key after which the next page begins; `None` at the end.
-    pub(crate) next: Option<Vec<Value>>,
-}
-
 /// Answers `GET /api/v1/dead-letters?collection=…&after=[…]&limit=…`; `after` is the last key of the previous
 /// page.
 pub(super) async fn page(
@@ -83,5 +75,5 @@ pub(super) async fn page(
     letters.truncate(limit);
     let next = if is_last { None } else { letters.last().map(|letter| letter.key.clone()) };
     letters.retain(|letter| !letter.dropped);
-    Ok(Json(Page { dead_letters: letters, next }).into_response())
+    Ok(Json(DeadLetterPage { dead_letters: letters, next }).into_response())
 }

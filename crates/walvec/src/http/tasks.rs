@@ -13,16 +13,16 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use walvec_model::{PointId, Position, RowKey, Value};
+use walvec_model::{Position, RowKey};
 use walvec_pipeline::reread::Job;
 
 use super::body::object;
 use super::problem::{Problem, Reason};
 use super::state::App;
+use crate::api::tasks::{Accepted, BackfillRequest, ReindexRequest, RepairRequest, ResyncRequest, TaskKind};
 use crate::config;
-use crate::tasks::{Handle, Kind, Tasks};
+use crate::tasks::{TaskHandle, TaskRequest, Tasks};
 
 /// The header that carries the key.
 pub(crate) const KEY_HEADER: &str = "walvec-key";
@@ -30,23 +30,12 @@ pub(crate) const KEY_HEADER: &str = "walvec-key";
 /// The largest body of these calls, in bytes.
 pub(super) const BODY_BYTES: usize = 4 << 20;
 
-/// A request for long work.
-pub(crate) enum Request {
-    /// Work for the running pipeline.
-    Job(Job),
-    /// Fill new collections, or go back to the kept ones.
-    Reindex {
-        /// Whether to go back to the kept ones.
-        rollback: bool,
-    },
-}
-
 /// The receiver of requests, and the key that callers need.
 pub(crate) struct Operations {
     /// The tasks of this process.
     pub(crate) tasks: Tasks,
     /// The queue to the owner of the pipeline.
-    pub(crate) requests: mpsc::Sender<(Request, Handle)>,
+    pub(crate) requests: mpsc::Sender<(TaskRequest, TaskHandle)>,
     /// The key that a caller has to show.
     pub(crate) key: SecretString,
 }
@@ -63,63 +52,18 @@ impl Operations {
 /// A body, or why it could not be read.
 type Body = Result<Bytes, BytesRejection>;
 
-/// The answer to a request that was accepted.
-#[derive(Serialize)]
-struct Accepted {
-    task: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Backfill {
-    table: String,
-    #[serde(rename = "where")]
-    filter: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Repair {
-    collection: String,
-    #[serde(default)]
-    rows: Vec<Vec<Value>>,
-    #[serde(default)]
-    points: Vec<RepairPoint>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RepairPoint {
-    id: PointId,
-    version: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Resync {
-    #[serde(default)]
-    force: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Reindex {
-    #[serde(default)]
-    rollback: bool,
-}
-
 /// Answers `POST /api/v1/backfill` with `{"table": "public.books", "where": "year > 1900"}`.
 pub(super) async fn backfill(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
-    let Backfill { table, filter } = parse(&app, &headers, body, r#"{"table": …, "where": …}"#)?;
+    let BackfillRequest { table, filter } = parse(&app, &headers, body, r#"{"table": …, "where": …}"#)?;
     let table = config::table_name(&table).map_err(|reason| Problem::new(Reason::BadParameter, reason))?;
-    accept(&app, Kind::Backfill, Request::Job(Job::Backfill { table, filter }))
+    accept(&app, TaskKind::Backfill, TaskRequest::Job(Job::Backfill { table, filter }))
 }
 
 /// Answers `POST /api/v1/repair` with `{"collection": "books", "rows": [[7]], "points": [{"id": 8, "version":
 /// "0/1D5C408.3"}]}`.
 pub(super) async fn repair(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let expected = r#"{"collection": …, "rows": […], "points": […]}"#;
-    let Repair { collection, rows, points } = parse(&app, &headers, body, expected)?;
+    let RepairRequest { collection, rows, points } = parse(&app, &headers, body, expected)?;
     // A text that is not a version cannot be parsed in the stored point either, which therefore counts as foreign.
     let version = |text: Option<String>| text.and_then(|text| text.parse::<Position>().ok());
     let job = Job::Repair {
@@ -127,19 +71,19 @@ pub(super) async fn repair(State(app): State<Arc<App>>, headers: HeaderMap, body
         rows: rows.into_iter().map(RowKey::new).collect(),
         points: points.into_iter().map(|point| (point.id, version(point.version))).collect(),
     };
-    accept(&app, Kind::Repair, Request::Job(job))
+    accept(&app, TaskKind::Repair, TaskRequest::Job(job))
 }
 
 /// Answers `POST /api/v1/resync` with `{"force": false}`.
 pub(super) async fn resync(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
-    let Resync { force } = parse(&app, &headers, body, r#"{"force": …}"#)?;
-    accept(&app, Kind::Resync, Request::Job(Job::Resync { may_sweep_most: force }))
+    let ResyncRequest { force } = parse(&app, &headers, body, r#"{"force": …}"#)?;
+    accept(&app, TaskKind::Resync, TaskRequest::Job(Job::Resync { may_sweep_most: force }))
 }
 
 /// Answers `POST /api/v1/reindex` with `{"rollback": false}`.
 pub(super) async fn reindex(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
-    let Reindex { rollback } = parse(&app, &headers, body, r#"{"rollback": …}"#)?;
-    accept(&app, Kind::Reindex, Request::Reindex { rollback })
+    let ReindexRequest { rollback } = parse(&app, &headers, body, r#"{"rollback": …}"#)?;
+    accept(&app, TaskKind::Reindex, TaskRequest::Reindex { rollback })
 }
 
 /// Answers `GET /api/v1/tasks/{id}`.
@@ -168,7 +112,7 @@ fn parse<T: DeserializeOwned>(app: &App, headers: &HeaderMap, body: Body, expect
     object(&body, expected)
 }
 
-fn accept(app: &App, kind: Kind, request: Request) -> Result<Response, Problem> {
+fn accept(app: &App, kind: TaskKind, request: TaskRequest) -> Result<Response, Problem> {
     let busy = || Problem::new(Reason::TaskRunning, "another task is running; wait for its end");
     let handle = app.operations.tasks.begin(kind).ok_or_else(busy)?;
     let task = handle.id();

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 use walvec_model::{Fingerprint, PointId, RawPage, RawPoint};
 use walvec_pipeline::status::{Phase, Status};
@@ -10,12 +9,12 @@ use walvec_sink::qdrant::Remote;
 use walvec_sink::{Search, SinkError};
 use walvec_verify::{Applied, BoxFuture, Parked, ParkedPage, Points, RepairPortion, RepairState, VerifyError};
 
+use crate::api::dead_letters::DeadLetterPage;
+use crate::api::tasks::{Accepted, PointVersion, RepairRequest, Task, TaskState};
 use crate::cli::running::{E_TASK_RUNNING, Running};
 use crate::collection::Opened;
 use crate::config::{CollectionConfig, Config};
 use crate::failure::Failure;
-use crate::http::dead_letters::Page;
-use crate::tasks::{State, Task};
 
 /// How often a repair is polled.
 const ASK: Duration = Duration::from_millis(100);
@@ -29,11 +28,6 @@ impl From<Failure> for VerifyError {
 
 /// The walvec that fills the collections.
 pub(super) struct Followed<'a>(pub(super) &'a Running);
-
-#[derive(Deserialize)]
-struct Accepted {
-    task: u64,
-}
 
 impl walvec_verify::Running for Followed<'_> {
     fn applied(&self) -> BoxFuture<'_, Result<Applied, VerifyError>> {
@@ -50,7 +44,7 @@ impl walvec_verify::Running for Followed<'_> {
             let after = after.map(|key| Value::Array(key).to_string());
             let mut query = vec![("collection", collection.as_str())];
             query.extend(after.as_deref().map(|key| ("after", key)));
-            let page: Page = self.0.get("/api/v1/dead-letters", &query).await?;
+            let page: DeadLetterPage = self.0.get("/api/v1/dead-letters", &query).await?;
             let letters = page.dead_letters.into_iter();
             let rows = letters.map(|letter| Parked { key: letter.key, code: letter.code, reason: letter.reason });
             Ok(ParkedPage { rows: rows.collect(), next: page.next })
@@ -62,9 +56,8 @@ impl walvec_verify::Running for Followed<'_> {
         portion: &'a RepairPortion,
         watch: &'a (dyn Fn(RepairState) + Send + Sync),
     ) -> BoxFuture<'a, Result<u64, VerifyError>> {
-        let points: Vec<Value> =
-            portion.points.iter().map(|(id, version)| json!({"id": id, "version": version})).collect();
-        let body = json!({"collection": portion.collection, "rows": portion.rows, "points": points});
+        let points = portion.points.iter().cloned().map(|(id, version)| PointVersion { id, version }).collect();
+        let body = RepairRequest { collection: portion.collection.clone(), rows: portion.rows.clone(), points };
         Box::pin(async move {
             let id = loop {
                 match self.0.post::<Accepted>("/api/v1/repair", &body).await {
@@ -78,9 +71,9 @@ impl walvec_verify::Running for Followed<'_> {
             loop {
                 let task: Task = self.0.get(&format!("/api/v1/tasks/{id}"), &[]).await?;
                 match task.state {
-                    State::Running => watch(RepairState::Running(task.rows)),
-                    State::Done => return Ok(task.rows),
-                    State::Failed => return Err(task.into_failure().into()),
+                    TaskState::Running => watch(RepairState::Running(task.rows)),
+                    TaskState::Done => return Ok(task.rows),
+                    TaskState::Failed => return Err(task.into_failure().into()),
                 }
                 tokio::time::sleep(ASK).await;
             }
