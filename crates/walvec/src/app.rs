@@ -23,11 +23,11 @@ use walvec_transform::{Chunker, Transform, TransformError, TransformSpec};
 use crate::collection::{Opened, Which};
 use crate::config::{CollectionConfig, Config, PublishedColumns};
 use crate::failure::Failure;
-use crate::fields::Description;
-use crate::http::read::Known;
-use crate::http::{Fields, Searchable, Serving};
 use crate::labels::Labels;
 use crate::remembered;
+use crate::search::description::CollectionDescription;
+use crate::search::resolve::KnownFields;
+use crate::search::serving::{Fields, Searchable, Serving};
 
 /// How many collections are opened concurrently. Half of the time is spent waiting for the disk.
 const OPENED_AT_ONCE: usize = 8;
@@ -104,7 +104,7 @@ impl Parts {
             layout: collection.layout(),
             keywords: written.keywords.clone(),
             is_chunked: collection.chunk.is_some(),
-            description: Arc::new(Description::new(collection, Arc::clone(&written.transform))),
+            description: Arc::new(CollectionDescription::new(collection, Arc::clone(&written.transform))),
             fields: Arc::new(TableFields {
                 transform: Arc::clone(&written.transform),
                 remembered: remembered.get(&collection.name).cloned(),
@@ -166,7 +166,7 @@ pub(crate) struct TableFields {
 }
 
 impl Fields for TableFields {
-    fn known(&self) -> Known {
+    fn known(&self) -> KnownFields {
         let columns = self.transform.columns_seen().or_else(|| self.remembered.clone());
         columns.map(|columns| self.transform.fields(&columns))
     }

@@ -18,10 +18,8 @@
 //! - [`swapped`]: whether a provider has another model now under the same name
 //! - [`last_run`]: how the last run on a data directory ended
 //! - [`http`] and [`ui`]: the HTTP API, health, metrics and the search page
-//! - [`fields`] and [`labels`]: the fields of collections, and the labels of enums
-//! - [`mode`]: whether a search compares meaning, words, or both
-//! - [`cursor`]: where the next page of a search begins
-//! - [`score`] and [`words`]: how a hit is shown, on the page and on the command line
+//! - [`search`]: what a search means, and finding its hits
+//! - [`labels`]: the labels of enums
 //! - [`demo`]: a throw-away PostgreSQL with a catalogue of books
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -33,18 +31,15 @@ mod cli;
 mod codes;
 mod collection;
 mod config;
-mod cursor;
 mod demo;
 mod failure;
-mod fields;
 mod http;
 mod labels;
 mod last_run;
-mod mode;
 mod private_file;
 mod reindex;
 mod remembered;
-mod score;
+mod search;
 mod serve;
 mod staged;
 mod supervise;
@@ -52,7 +47,6 @@ mod swapped;
 mod tasks;
 mod terminal;
 mod ui;
-mod words;
 
 use std::process::ExitCode;
 

@@ -15,9 +15,9 @@ use walvec_pipeline::{PipelineError, Status, Store};
 use crate::app::{self, Parts};
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::http::Serving;
 use crate::reindex::{self, Beside, NotTaken, Taken};
 use crate::remembered;
+use crate::search::serving::Serving;
 use crate::tasks::{TaskHandle, TaskRequest};
 use crate::terminal::progress::{Meter, Voice};
 

@@ -12,8 +12,8 @@ use super::{ConfigArgs, Failure, output};
 use crate::api::collections::{CollectionInfo, Collections, FieldInfo, FieldOrigin};
 use crate::app;
 use crate::config::{Config, Stage};
-use crate::fields::Description;
-use crate::http::Fields as _;
+use crate::search::description::CollectionDescription;
+use crate::search::serving::Fields as _;
 
 /// List the collections and their fields: types, indexes, and the filters that can match.
 ///
@@ -53,7 +53,7 @@ async fn of_source(config: &Config) -> Result<Collections, Failure> {
             transform.check(table).map_err(mistake)?;
         }
         let fields = app::TableFields { transform: Arc::clone(&transform), remembered: None, labels: None };
-        Ok(Description::new(collection, transform).describe(&collection.name, None, &fields.known()))
+        Ok(CollectionDescription::new(collection, transform).describe(&collection.name, None, &fields.known()))
     };
     let collections = config.collections.iter().map(describe).collect::<Result<_, Failure>>()?;
     Ok(Collections { collections })

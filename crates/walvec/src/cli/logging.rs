@@ -27,7 +27,7 @@ fn directives(wanted: Option<&str>, default: LevelFilter) -> String {
     wanted.split(',').map(level).collect::<Vec<_>>().join(",")
 }
 
-/// Starts logging. ResolvedMode default short commands log warnings only, and `run` logs what it does.
+/// Starts logging. By default short commands log warnings only, and `run` logs what it does.
 pub(crate) fn start(arguments: &Cli) -> Traces {
     let level = match arguments.command {
         Command::Run(_) => LevelFilter::INFO,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::Value;
 use walvec_embed::Embedder;
 use walvec_model::Lsn;
 use walvec_pipeline::store::SnapshotState;
@@ -14,17 +14,17 @@ use walvec_sink::{Place, Query, SearchRequest, page_of_hits};
 
 use super::running::Running;
 use super::{ConfigArgs, Failure, hits, output};
+use crate::api::problem::Problem;
+use crate::api::search::{AnswerHit, Freshness, SearchAnswer};
 use crate::collection::Opened;
 use crate::config::{CollectionConfig, Config, Stage};
-use crate::cursor::{Cursor, OF_ANOTHER_SEARCH, Ranking};
-use crate::http::Fields as _;
-use crate::http::filter::{self, Wanted, condition_from_text};
-use crate::http::hits::AnswerHit;
-use crate::http::problem::Problem;
-use crate::http::read;
-use crate::http::request::MAX_QUERY_BYTES;
-use crate::http::search::Embedded;
-use crate::mode::{By, Mode, NO_WORD_COUNTS, Refused};
+use crate::search::cursor::{Cursor, OF_ANOTHER_SEARCH, Ranking};
+use crate::search::filter::{self, FieldCondition, condition_from_text};
+use crate::search::mode::{Mode, NO_WORD_COUNTS, Refused, ResolvedMode};
+use crate::search::request::MAX_QUERY_BYTES;
+use crate::search::resolve;
+use crate::search::searcher::Embedded;
+use crate::search::serving::Fields as _;
 use crate::{app, remembered};
 
 /// Search a collection by meaning.
@@ -53,7 +53,7 @@ pub(crate) struct SearchArgs {
     /// date and a time (2024-01-31T18:00:00Z); without a time zone it is UTC, and a date alone is the beginning of its day.
     /// meta.color is a member of the JSON field meta. What can never match is refused with the fields that there are.
     #[arg(long = "filter", value_name = "CONDITION", value_parser = condition)]
-    filters: Vec<Given>,
+    filters: Vec<TypedCondition>,
     /// What to compare: the meaning (dense), the words (keyword), or both (hybrid). Default: hybrid, if the collection has it.
     #[arg(long, value_enum, hide_possible_values = true)]
     mode: Option<Mode>,
@@ -89,14 +89,14 @@ impl SearchArgs {
 
 /// A condition as it was typed and as it was parsed: the API takes the same form.
 #[derive(Clone, Debug, PartialEq)]
-struct Given {
+struct TypedCondition {
     text: String,
-    condition: Wanted,
+    condition: FieldCondition,
 }
 
-fn condition(text: &str) -> Result<Given, String> {
+fn condition(text: &str) -> Result<TypedCondition, String> {
     let condition = condition_from_text(text).map_err(|problem| problem.to_string())?;
-    Ok(Given { text: text.to_owned(), condition })
+    Ok(TypedCondition { text: text.to_owned(), condition })
 }
 
 pub(crate) async fn execute(args: SearchArgs) -> Result<ExitCode, Failure> {
@@ -175,7 +175,7 @@ async fn search_here(
     let known = app::TableFields { transform, remembered, labels: None }.known();
     let refused = |problem: Problem| Failure::new(2, "E_USAGE", problem.detail());
     let filter =
-        filter::checked(conditions).and_then(|conditions| read::filter(&conditions, &known)).map_err(refused)?;
+        filter::checked(conditions).and_then(|conditions| resolve::filter(&conditions, &known)).map_err(refused)?;
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let ranking = Ranking {
         collection: &collection.name,
@@ -206,29 +206,25 @@ async fn search_here(
     opened.close().await.map_err(|error| Failure::definite("E_SINK", error))?;
     let next = page.next.map(|next| Cursor::new(&ranking, next).to_string());
     let hits: Vec<AnswerHit> = page.hits.iter().map(AnswerHit::from).collect();
-    let freshness = json!({"lag_ms": null, "applied_lsn": applied(directory)?});
-    let mut answer = json!({
-        "query": text, "collection": collection.name, "hits": hits, "next": next, "query_cut": is_cut, "freshness": freshness,
-    });
-    if let (Some(note), Some(members)) = (note, answer.as_object_mut()) {
-        members.insert("note".to_owned(), note.into());
-    }
-    Ok(answer)
+    let freshness = Freshness { lag_ms: None, applied_lsn: applied(directory)? };
+    let collection = collection.name.as_str();
+    let answer = SearchAnswer { query: text, collection, hits, next, note, query_cut: is_cut, freshness };
+    serde_json::to_value(answer).map_err(|error| Failure::definite("E_OUTPUT", error))
 }
 
 /// Embeds the query; also returns whether the model has read only the beginning of it.
-async fn query(embedder: &dyn Embedder, by: By<'_>, text: &str) -> Result<(Query, bool), Failure> {
+async fn query(embedder: &dyn Embedder, by: ResolvedMode<'_>, text: &str) -> Result<(Query, bool), Failure> {
     let dense = async || {
         let embedded = Embedded::of(embedder, text.to_owned()).await;
         embedded.map_err(|error| Failure::from(PipelineError::Embed(error)))
     };
     Ok(match by {
-        By::Dense => {
+        ResolvedMode::Dense => {
             let Embedded { vector, is_cut } = dense().await?;
             (Query::Dense(vector), is_cut)
         }
-        By::Keyword(keywords) => (Query::Keyword(keywords.query(text)), false),
-        By::Hybrid(keywords) => {
+        ResolvedMode::Keyword(keywords) => (Query::Keyword(keywords.query(text)), false),
+        ResolvedMode::Hybrid(keywords) => {
             let Embedded { vector, is_cut } = dense().await?;
             (Query::Hybrid(vector, keywords.query(text)), is_cut)
         }

@@ -12,9 +12,9 @@ use walvec_pipeline::letters::Letters;
 use walvec_pipeline::store::DeadLetter;
 use walvec_pipeline::{PipelineError, Store};
 
-use super::problem::{Problem, Reason};
 use super::state::App;
 use crate::api::dead_letters::DeadLetterPage;
+use crate::api::problem::{Problem, Reason};
 
 /// The most dead letters of a page, and the default.
 pub(super) const MAX_LIMIT: usize = 1000;

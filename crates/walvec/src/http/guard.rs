@@ -21,8 +21,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
-use super::problem::{Problem, Reason};
 use super::state::{Access, AllowedHosts, App};
+use crate::api::problem::{Problem, Reason};
 
 /// The path to which the sign-in page sends the token. It goes in a body, because addresses end up in histories and logs.
 pub(crate) const LOGIN_PATH: &str = "/login";

@@ -11,8 +11,8 @@ use axum::response::IntoResponse;
 use serde::Serialize;
 use walvec_pipeline::status::{Phase, Status};
 
-use super::problem::{Problem, Reason};
 use super::state::App;
+use crate::api::problem::{Problem, Reason};
 
 /// The body of a healthy probe.
 #[derive(Serialize)]

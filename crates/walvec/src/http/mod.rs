@@ -2,38 +2,25 @@
 //!
 //! - [`state`]: the state of the surface, and its limits
 //! - [`guard`]: access control: host allow-list, origin, token and session, security headers, time limit
-//! - [`request`], [`body`]: requests: query strings and JSON bodies, checked
-//! - [`filter`]: conditions on fields, in both
-//! - [`read`]: the meaning of a condition for the field that it names
-//! - [`labels`]: whether an enum has the label that it is compared with
-//! - [`search`]: embed, search, count; the same path for the API and the page
-//! - [`hits`]: the JSON form of hits
+//! - [`search`]: answers searches
 //! - [`collections`]: the collections and their fields
 //! - [`points`]: points exactly as they are stored
-//! - [`order`]: in which order they are listed
 //! - [`dead_letters`]: rows that could not be processed
 //! - [`tasks`]: long work: backfill, repair, reindex
 //! - [`health`]: liveness, readiness, status, metrics
 //! - [`openapi`]: the description of the surface for programs
-//! - [`problem`]: errors, as `application/problem+json` (RFC 9457)
+//! - [`problem`]: errors as answers
 //!
 //! The page itself is [`crate::ui`].
 
-mod body;
-pub(crate) mod collections;
+mod collections;
 pub(crate) mod dead_letters;
-pub(crate) mod filter;
 mod guard;
 mod health;
-pub(crate) mod hits;
-mod labels;
 mod openapi;
-mod order;
 mod points;
-pub(crate) mod problem;
-pub(crate) mod read;
-pub(crate) mod request;
-pub(crate) mod search;
+mod problem;
+mod search;
 mod state;
 pub(crate) mod tasks;
 
@@ -55,10 +42,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::guard::LOGIN_PATH;
-use self::problem::{Problem, Reason};
-pub(crate) use self::search::{SEARCH_SECONDS, Serving};
 use self::state::{AllowedHosts, Limits};
-pub(crate) use self::state::{App, AppState, Fields, Searchable};
+pub(crate) use self::state::{App, AppState};
+use crate::api::problem::{Problem, Reason};
 
 /// How long open requests may take after the shutdown signal before their connections are dropped.
 const DRAIN: Duration = Duration::from_secs(5);

@@ -11,10 +11,12 @@ use serde::{Deserialize, Serialize};
 use walvec_model::{PointId, RawPage, RawPoint};
 use walvec_sink::page_in_order;
 
-use super::order::{OF_ANOTHER_ORDER, OrderCursor, check_single, order};
-use super::problem::{Problem, Reason};
-use super::search::{is_json, sink_problem};
-use super::state::{App, Searchable};
+use super::search::is_json;
+use super::state::App;
+use crate::api::problem::{Problem, Reason};
+use crate::search::order::{OF_ANOTHER_ORDER, OrderCursor, check_single, order};
+use crate::search::searcher::sink_problem;
+use crate::search::serving::Searchable;
 
 /// The default number of points of a page.
 pub(super) const DEFAULT_LIMIT: usize = 100;

@@ -7,57 +7,12 @@ use std::time::Duration;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
-use walvec_model::IndexType;
 use walvec_pipeline::status::Status;
-use walvec_sink::{BoxFuture, Keywords, Search};
-use walvec_transform::Layout;
 
 use super::dead_letters::DeadLetters;
-use super::read::Known;
-use super::search::{Searcher, Serving};
 use super::tasks::Operations;
-use crate::fields::Description;
-
-/// A collection that can be searched.
-#[derive(Clone)]
-pub(crate) struct Searchable {
-    /// The collection's name.
-    pub(crate) name: String,
-    /// The layout of its payloads, so that people see the fields and not what holds them.
-    pub(crate) layout: Layout,
-    /// Makes the sparse vectors of queries, where it can be searched by keyword.
-    pub(crate) keywords: Option<Arc<Keywords>>,
-    /// Whether its rows are cut into chunks, each a point of its own.
-    pub(crate) is_chunked: bool,
-    /// Its description for programs.
-    pub(crate) description: Arc<Description>,
-    /// The fields of its payloads.
-    pub(crate) fields: Arc<dyn Fields>,
-    /// The points that are searched.
-    pub(crate) search: Arc<dyn Search>,
-}
-
-/// The fields of payloads. They are known once a row of the table was read, and change with the table.
-pub(crate) trait Fields: Send + Sync {
-    /// Returns the fields as they are now.
-    fn known(&self) -> Known;
-
-    /// Returns the type of the index of a field, or of a member of one; `None` if it has none.
-    fn index(&self, name: &str) -> Option<IndexType>;
-
-    /// Returns the labels of a column that holds enums, if they are known. If `wanted` is not among them, the label does not
-    /// exist now.
-    fn labels<'a>(&'a self, _column: &'a str, _wanted: &'a str) -> BoxFuture<'a, Option<Vec<String>>> {
-        Box::pin(std::future::ready(None))
-    }
-}
-
-impl Searchable {
-    /// Returns the payload's fields, if they are known.
-    pub(super) fn known(&self) -> Known {
-        self.fields.known()
-    }
-}
+use crate::search::searcher::Searcher;
+use crate::search::serving::Serving;
 
 /// The state that the surface is built from.
 pub(crate) struct AppState {
@@ -159,7 +114,7 @@ pub(crate) struct App {
 impl App {
     pub(crate) fn new(state: AppState, allowed_hosts: AllowedHosts, limits: Limits) -> Self {
         Self {
-            searcher: Searcher::new(state.serving, limits),
+            searcher: Searcher::new(state.serving, limits.concurrent_searches, limits.waiting_searches),
             operations: state.operations,
             dead_letters: state.dead_letters,
             status: state.status,

@@ -17,11 +17,11 @@ use tokio::sync::mpsc;
 use walvec_model::{Position, RowKey};
 use walvec_pipeline::reread::Job;
 
-use super::body::object;
-use super::problem::{Problem, Reason};
 use super::state::App;
+use crate::api::problem::{Problem, Reason};
 use crate::api::tasks::{Accepted, BackfillRequest, ReindexRequest, RepairRequest, ResyncRequest, TaskKind};
 use crate::config;
+use crate::search::body::object;
 use crate::tasks::{TaskHandle, TaskRequest, Tasks};
 
 /// The header that carries the key.

@@ -17,12 +17,13 @@ use walvec_sink::{
 };
 use walvec_transform::{Compared, Field, Layout};
 
-use super::read::Known;
 use super::tasks::Operations;
-use super::{AllowedHosts, AppState, Fields, Limits, Searchable, Serving};
+use super::{AllowedHosts, AppState, Limits};
 use crate::app;
 use crate::config::CollectionConfig;
-use crate::fields::Description;
+use crate::search::description::CollectionDescription;
+use crate::search::resolve::KnownFields;
+use crate::search::serving::{Fields, Searchable, Serving};
 use crate::tasks::Tasks;
 
 const DIMENSION: usize = 64;
@@ -277,7 +278,7 @@ pub(crate) fn streaming() -> Status {
 }
 
 /// Describes the books for programs.
-fn description() -> Description {
+fn description() -> CollectionDescription {
     let collection = r#"{"name": "books", "table": "public.books", "text": "{{ name }}", "index": {"year": "integer"},
         "computed": {"decade": "{{ year // 10 * 10 }}"}}"#;
     let collection: CollectionConfig = serde_json::from_str(collection).unwrap();
@@ -285,14 +286,14 @@ fn description() -> Description {
     let columns =
         vec![Column::new("id", "bigint", 20), Column::new("name", "text", 25), Column::new("year", "integer", 23)];
     transform.check(&Table { name: collection.table.clone(), columns, key: vec![0] }).unwrap();
-    Description::new(&collection, Arc::new(transform))
+    CollectionDescription::new(&collection, Arc::new(transform))
 }
 
 /// The fields of the books.
 pub(crate) struct BookFields;
 
 impl Fields for BookFields {
-    fn known(&self) -> Known {
+    fn known(&self) -> KnownFields {
         let texts = ["name", "author", "tags", "description"].map(|name| (name, Compared::Text));
         let texts = texts.map(|(name, compared)| (name, compared, Type::Text));
         let others = [("year", Compared::Whole, Type::Integer), ("classic", Compared::Boolean, Type::Boolean)];
@@ -309,7 +310,7 @@ impl Fields for BookFields {
 pub(crate) struct Unseen;
 
 impl Fields for Unseen {
-    fn known(&self) -> Known {
+    fn known(&self) -> KnownFields {
         None
     }
 

@@ -10,7 +10,7 @@ use walvec_pipeline::Status;
 
 use super::{Checked, check};
 use crate::failure::Failure;
-use crate::http::Serving;
+use crate::search::serving::Serving;
 
 /// How long an answer may take. It includes the time that a server takes to load its model; nothing waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(60);

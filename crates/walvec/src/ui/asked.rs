@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::http::problem::Problem;
-use crate::http::request::{DEFAULT_LIMIT, SearchQuery};
+use crate::api::problem::Problem;
+use crate::search::request::{DEFAULT_LIMIT, SearchQuery};
 
 /// The page's address, parsed. Unlike the API, the page ignores parameters that it does not know: addresses are
 /// shared, shortened and decorated by other programs.

@@ -10,8 +10,8 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use crate::api::problem::{Problem, Reason};
 use crate::http::App;
-use crate::http::problem::{Problem, Reason};
 
 /// One file.
 pub(super) struct Asset {

@@ -11,10 +11,10 @@ use walvec_sink::Hit;
 use walvec_transform::Layout;
 
 use super::asked::Asked;
-use crate::http::filter::equals_as_text;
-use crate::mode::Mode;
-use crate::score as scores;
-use crate::words::{Words, is_prose};
+use crate::api::score as scores;
+use crate::search::filter::equals_as_text;
+use crate::search::mode::Mode;
+use crate::search::words::{QueryWords, is_prose};
 
 /// Longer titles are cut, and repeated as a paragraph.
 const TITLE_CHARS: usize = 160;
@@ -29,7 +29,7 @@ const CUT_CHARS: usize = 4_000;
 pub(super) struct Page<'a> {
     pub(super) layout: Layout,
     pub(super) asked: &'a Asked,
-    pub(super) words: Words,
+    pub(super) words: QueryWords,
     pub(super) scale: Scale,
 }
 
@@ -162,7 +162,7 @@ fn score(score: f32, scale: Scale) -> Markup {
 }
 
 /// Renders a long text. Folding needs no script: a hidden checkbox holds the state, its label is the button.
-fn paragraph(Text { field, text, is_json }: &Text<'_>, fold_id: &str, words: &Words) -> Markup {
+fn paragraph(Text { field, text, is_json }: &Text<'_>, fold_id: &str, words: &QueryWords) -> Markup {
     let (shown, more) = cut(text);
     let folded = shown.chars().nth(FOLD_CHARS).is_some() || shown.lines().count() > 4;
     html! {

@@ -5,7 +5,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::asked::Asked;
 use super::{View, assets, pulse, results};
 use crate::http::LOGIN_PATH;
-use crate::http::request::{MAX_LIMIT, MAX_QUERY_BYTES};
+use crate::search::request::{MAX_LIMIT, MAX_QUERY_BYTES};
 
 /// The numbers of hits that the page offers.
 const LIMITS: [&str; 4] = ["5", "10", "20", "50"];

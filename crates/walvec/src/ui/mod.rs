@@ -37,8 +37,8 @@ use walvec_pipeline::status::Status;
 use self::asked::Asked;
 use self::results::Outcome;
 use crate::http::App;
-use crate::http::request::SearchQuery;
-use crate::http::search::Offered;
+use crate::search::request::SearchQuery;
+use crate::search::searcher::Offered;
 
 /// A parsed query string; one that cannot be parsed counts as empty.
 type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;

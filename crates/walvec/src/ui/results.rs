@@ -4,9 +4,9 @@ use maud::{Markup, html};
 use walvec_pipeline::status::{CollectionStatus, Phase};
 
 use super::{View, format, hit, pulse};
-use crate::http::problem::Problem;
-use crate::http::search::Found;
-use crate::words::Words;
+use crate::api::problem::Problem;
+use crate::search::searcher::Found;
+use crate::search::words::QueryWords;
 
 /// The outcome of a search.
 pub(super) enum Outcome {
@@ -51,7 +51,7 @@ fn summary(view: &View) -> Markup {
 
 fn hits(view: &View, found: &Found) -> Markup {
     let scale = hit::Scale { mode: found.mode, best: found.hits.first().map_or(0.0, |best| best.score) };
-    let page = hit::Page { layout: found.layout, asked: &view.asked, words: Words::of(&view.asked.text), scale };
+    let page = hit::Page { layout: found.layout, asked: &view.asked, words: QueryWords::of(&view.asked.text), scale };
     html! {
         ol.hits {
             @for (index, hit) in found.hits.iter().enumerate() { (hit::render(hit, index + 1, &page)) }

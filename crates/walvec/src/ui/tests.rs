@@ -11,12 +11,13 @@ use walvec_transform::Layout;
 
 use super::asked::Asked;
 use super::hit::{self, Page, Scale};
+use crate::http::AppState;
 use crate::http::testkit::{
     Memory, books, english, get, router, searchable, state, state_with, streaming, with_collections,
 };
-use crate::http::{AppState, Searchable};
-use crate::mode::Mode;
-use crate::words::Words;
+use crate::search::mode::Mode;
+use crate::search::serving::Searchable;
+use crate::search::words::QueryWords;
 
 fn with_collection(collection: Memory) -> AppState {
     let collection: Arc<dyn Search> = Arc::new(collection);
@@ -146,7 +147,7 @@ async fn a_chunk_says_which_one_of_its_row_it_is() {
     };
     let asked = Asked::from_pairs(vec![("q".to_owned(), "whale".to_owned())], &["books".to_owned()]);
     let scale = Scale { mode: Mode::Dense, best: 0.5 };
-    let page = Page { layout: Layout::Flat, asked: &asked, words: Words::of("whale"), scale };
+    let page = Page { layout: Layout::Flat, asked: &asked, words: QueryWords::of("whale"), scale };
     let third = hit::render(&chunk(2, 5), 1, &page).into_string();
     assert!(third.contains("<dt>chunk</dt><dd>3 of 5</dd>"), "{third}");
     assert!(!hit::render(&chunk(0, 1), 1, &page).into_string().contains(" of "), "a row of one point has no chunks");

@@ -8,7 +8,7 @@ use super::wrap::{cut, fill, on_one_line, width};
 use super::{columns, score, stored};
 use crate::cli::output::Screen;
 use crate::config::CollectionConfig;
-use crate::words::{Words, is_prose};
+use crate::search::words::{QueryWords, is_prose};
 
 /// The separator between facts.
 const BETWEEN: &str = " · ";
@@ -21,7 +21,7 @@ pub(crate) fn records(hits: &[Value], collection: &CollectionConfig, query: &str
     if hits.is_empty() {
         return "No hits.".to_owned();
     }
-    let printer = Printer { screen, words: Words::of(query), indent: format!("{}. ", hits.len()).len() };
+    let printer = Printer { screen, words: QueryWords::of(query), indent: format!("{}. ", hits.len()).len() };
     let columns = columns(hits, collection);
     let records = hits.iter().zip(1..).map(|(hit, rank)| printer.print(&Record::of(hit, collection, &columns), rank));
     records.collect::<Vec<_>>().join("\n\n")
@@ -121,7 +121,7 @@ fn plain(value: &Value) -> String {
 struct Printer {
     screen: Screen,
     /// The words of the query.
-    words: Words,
+    words: QueryWords,
     /// The width of the rank, by which all lines but the first are indented.
     indent: usize,
 }

@@ -1,7 +1,7 @@
 //! The part of a text that answers the query.
 
 use super::wrap::{MORE, cut, width};
-use crate::words::Words;
+use crate::search::words::QueryWords;
 
 /// The most lines of a snippet.
 const LINES: usize = 2;
@@ -18,7 +18,7 @@ pub(super) struct Text<'a> {
 
 impl<'a> Text<'a> {
     /// Prepares a text, which must be on one line.
-    pub(super) fn new(text: &'a str, query: &Words) -> Self {
+    pub(super) fn new(text: &'a str, query: &QueryWords) -> Self {
         let words: Vec<&str> = text.split(' ').collect();
         let of_query = words.iter().map(|word| query.runs(word).any(|(_, of_query)| of_query)).collect();
         Self { words, of_query }
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     fn lines(text: &str, query: &str, columns: usize) -> Vec<String> {
-        Text::new(text, &Words::of(query)).lines(columns)
+        Text::new(text, &QueryWords::of(query)).lines(columns)
     }
 
     #[test]

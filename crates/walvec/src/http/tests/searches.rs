@@ -57,7 +57,7 @@ async fn pages_of_hits_follow_each_other_to_the_end_and_a_cursor_fits_its_own_se
 async fn a_hit_says_which_row_it_is_of() {
     let (id, provenance) = (PointId::Num(7), provenance());
     let hit = |provenance| Hit { id, score: 0.5, payload: Payload::new(), provenance };
-    let of = |hit: &Hit| serde_json::to_value(super::super::hits::AnswerHit::from(hit)).unwrap();
+    let of = |hit: &Hit| serde_json::to_value(AnswerHit::from(hit)).unwrap();
     let row = json!({"id": 7, "score": 0.5, "table": "public.books", "key": [7, "a"], "chunk": 2, "chunks": 3, "payload": {}});
     assert_eq!(of(&hit(Some(provenance))), row);
     let foreign =
@@ -231,7 +231,7 @@ async fn a_caller_that_goes_away_still_counts_until_its_embedding_is_done() {
     let limits = Limits { concurrent_searches: 1, waiting_searches: 0, ..Limits::default() };
     let embedder = Arc::new(BagOfWords::behind(Arc::clone(&gate)));
     let app = App::new(with_embedder(embedder), loopback(), limits);
-    let query = super::super::request::SearchQuery::from_pairs(vec![("q".to_owned(), "x".to_owned())]).unwrap();
+    let query = SearchQuery::from_pairs(vec![("q".to_owned(), "x".to_owned())]).unwrap();
     let mut abandoned = Box::pin(app.searcher.search(&query));
     assert!(futures::poll!(&mut abandoned).is_pending());
     drop(abandoned);

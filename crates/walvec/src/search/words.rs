@@ -17,9 +17,9 @@ const LABEL_WORDS: usize = 8;
 const LABEL_CHARS: usize = 80;
 
 /// The words of a query that are worth marking.
-pub(crate) struct Words(HashSet<String>);
+pub(crate) struct QueryWords(HashSet<String>);
 
-impl Words {
+impl QueryWords {
     pub(crate) fn of(query: &str) -> Self {
         let words = query.split(|character: char| !character.is_alphanumeric()).map(str::to_lowercase);
         Self(words.filter(|word| is_telling(word)).collect())

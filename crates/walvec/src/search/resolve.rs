@@ -6,35 +6,35 @@ use uuid::Uuid;
 use walvec_sink::{Bounds, Condition, Datetime, FieldPath, Filter};
 use walvec_transform::{Compared, Field, nearest};
 
-use super::filter::{Given, Test, Wanted};
-use super::problem::{Problem, Reason};
+use super::filter::{Comparison, FieldCondition, Literal};
+use crate::api::problem::{Problem, Reason};
 
 /// The payload fields of a collection; `None` while they are not known, because no row of the table was read yet.
-pub(crate) type Known = Option<Vec<Field>>;
+pub(crate) type KnownFields = Option<Vec<Field>>;
 
 /// Builds the filter for a collection with these fields.
-pub(crate) fn filter(wanted: &[Wanted], known: &Known) -> Result<Filter, Problem> {
+pub(crate) fn filter(wanted: &[FieldCondition], known: &KnownFields) -> Result<Filter, Problem> {
     wanted.iter().map(|wanted| condition(wanted, known)).collect::<Result<_, _>>().map(Filter)
 }
 
-fn condition(wanted: &Wanted, known: &Known) -> Result<Condition, Problem> {
+fn condition(wanted: &FieldCondition, known: &KnownFields) -> Result<Condition, Problem> {
     let refused = |reason: String| Problem::new(Reason::BadFilter, format!("filter \"{}\": {reason}", wanted.field));
     let (field, compared) = find(&wanted.field, known).map_err(refused)?;
-    let target = Target { field, compared };
-    let any = |values: &[Given]| match values {
+    let target = TypedField { field, compared };
+    let any = |values: &[Literal]| match values {
         [value] => target.equals(value),
         values => values.iter().map(|value| target.equals(value)).collect::<Result<_, _>>().map(Condition::AnyOf),
     };
     match &wanted.test {
-        Test::OneOf(values) => any(values),
-        Test::NoneOf(values) => any(values).map(|condition| Condition::Not(Box::new(condition))),
-        Test::Within(bounds) => target.within(bounds),
+        Comparison::OneOf(values) => any(values),
+        Comparison::NoneOf(values) => any(values).map(|condition| Condition::Not(Box::new(condition))),
+        Comparison::Within(bounds) => target.within(bounds),
     }
     .map_err(refused)
 }
 
 /// Returns the path of a field and the type that it is compared as; or why the field does not exist.
-pub(super) fn find(name: &str, known: &Known) -> Result<(FieldPath, Compared), String> {
+pub(crate) fn find(name: &str, known: &KnownFields) -> Result<(FieldPath, Compared), String> {
     let path = FieldPath::parse(name).filter(|path| !path.steps.is_empty());
     let Some(fields) = known else { return Ok((path.unwrap_or_else(|| name.into()), Compared::Any)) };
     if let Some(field) = fields.iter().find(|field| field.name == name) {
@@ -58,14 +58,14 @@ fn list(fields: &[Field]) -> String {
     shown.join(", ")
 }
 
-struct Target {
+struct TypedField {
     field: FieldPath,
     compared: Compared,
 }
 
-impl Target {
-    fn equals(&self, given: &Given) -> Result<Condition, String> {
-        if *given == Given::Json(Value::Null) {
+impl TypedField {
+    fn equals(&self, given: &Literal) -> Result<Condition, String> {
+        if *given == Literal::Json(Value::Null) {
             return Ok(Condition::Null { field: self.field.clone() });
         }
         let text = text_of(given);
@@ -120,16 +120,16 @@ impl Target {
     }
 
     /// Compares a value of any type. A JSON value has its own type. In a query string `1898` may be a number or a text: both match.
-    fn anything(&self, given: &Given, text: &str) -> Condition {
+    fn anything(&self, given: &Literal, text: &str) -> Condition {
         let number = |text: &str| -> Vec<Condition> {
             let whole = text.parse::<i64>().ok().map(|number| self.is(number));
             whole.into_iter().chain(finite(text).map(|number| self.exactly(number))).collect()
         };
         let mut any = match given {
-            Given::Json(Value::Bool(flag)) => vec![self.is(*flag)],
-            Given::Json(Value::Number(_)) => number(text),
-            Given::Json(_) => vec![self.is(text)],
-            Given::Plain(_) => {
+            Literal::Json(Value::Bool(flag)) => vec![self.is(*flag)],
+            Literal::Json(Value::Number(_)) => number(text),
+            Literal::Json(_) => vec![self.is(text)],
+            Literal::Plain(_) => {
                 let flag = text.parse::<bool>().ok().map(|flag| self.is(flag));
                 flag.into_iter().chain(number(text)).chain([self.is(text)]).collect()
             }
@@ -137,7 +137,7 @@ impl Target {
         if any.len() == 1 { any.remove(0) } else { Condition::AnyOf(any) }
     }
 
-    fn within(&self, bounds: &Bounds<Given>) -> Result<Condition, String> {
+    fn within(&self, bounds: &Bounds<Literal>) -> Result<Condition, String> {
         let field = self.field.clone();
         if !self.compared.has_order() {
             let remedy = match self.compared {
@@ -151,11 +151,11 @@ impl Target {
         let numbers = bounds.clone().try_map(|end| finite(&text_of(&end)).ok_or(end));
         let moments = || {
             bounds.clone().try_map(|end| match &end {
-                Given::Json(Value::Number(_)) => Err(end),
+                Literal::Json(Value::Number(_)) => Err(end),
                 end => text_of(end).trim().parse::<Datetime>().map_err(|_| end.clone()),
             })
         };
-        let is_text = bounds.given().any(|end| matches!(end, Given::Json(Value::String(_))));
+        let is_text = bounds.given().any(|end| matches!(end, Literal::Json(Value::String(_))));
         match self.compared {
             Compared::Whole | Compared::Number => match numbers {
                 Ok(bounds) => Ok(Condition::Range { field, bounds }),
@@ -178,14 +178,14 @@ impl Target {
 }
 
 /// Returns the value as it is written, without the quotes of JSON.
-pub(super) fn text_of(given: &Given) -> String {
+pub(crate) fn text_of(given: &Literal) -> String {
     match given {
-        Given::Plain(text) | Given::Json(Value::String(text)) => text.clone(),
-        Given::Json(value) => value.to_string(),
+        Literal::Plain(text) | Literal::Json(Value::String(text)) => text.clone(),
+        Literal::Json(value) => value.to_string(),
     }
 }
 
-fn shown(given: &Given) -> String {
+fn shown(given: &Literal) -> String {
     format!("\"{}\"", text_of(given))
 }
 
@@ -252,9 +252,9 @@ mod tests {
     use walvec_model::Type;
 
     use super::*;
-    use crate::http::filter::condition_from_text;
+    use crate::search::filter::condition_from_text;
 
-    fn known() -> Known {
+    fn known() -> KnownFields {
         let field = |(name, compared): (&str, Compared)| Field { name: name.to_owned(), compared, ty: Type::Unknown };
         Some(
             [
@@ -320,7 +320,8 @@ mod tests {
     fn what_is_not_known_to_be_a_number_or_a_text_may_be_either() {
         let Ok(Condition::AnyOf(any)) = read("meta.size=42") else { panic!("not any of") };
         assert!(any.contains(&equals("meta.size", json!(42))) && any.contains(&equals("meta.size", json!("42"))));
-        let typed = Wanted { field: "meta.size".to_owned(), test: Test::OneOf(vec![Given::Json(json!("42"))]) };
+        let typed =
+            FieldCondition { field: "meta.size".to_owned(), test: Comparison::OneOf(vec![Literal::Json(json!("42"))]) };
         assert_eq!(filter(&[typed], &known()).unwrap().0, [equals("meta.size", json!("42"))]);
     }
 

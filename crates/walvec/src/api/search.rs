@@ -1,10 +1,39 @@
-//! Hits in the form of the API and of `walvec search --json`.
+//! The answer of a search, in the API and in `walvec search --json`.
 
 use serde::Serialize;
-use walvec_model::{Payload, PointId, Value};
+use walvec_model::{Lsn, Payload, PointId, Value};
+use walvec_pipeline::Status;
 use walvec_sink::Hit;
 
-use crate::score;
+use super::score;
+
+/// The answer of a search.
+#[derive(Serialize)]
+pub(crate) struct SearchAnswer<'a> {
+    pub(crate) query: &'a str,
+    pub(crate) collection: &'a str,
+    pub(crate) hits: Vec<AnswerHit<'a>>,
+    /// The cursor of the next page; null at the end.
+    pub(crate) next: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) note: Option<&'static str>,
+    pub(crate) query_cut: bool,
+    pub(crate) freshness: Freshness,
+}
+
+/// How current the answer is.
+#[derive(Serialize)]
+pub(crate) struct Freshness {
+    pub(crate) lag_ms: Option<u64>,
+    pub(crate) applied_lsn: Option<Lsn>,
+}
+
+impl From<&Status> for Freshness {
+    fn from(status: &Status) -> Self {
+        let applied_lsn = (status.applied_lsn != Lsn::ZERO).then_some(status.applied_lsn);
+        Self { lag_ms: status.lag_ms, applied_lsn }
+    }
+}
 
 /// One hit. The payload is data from the database: programs that hand it to a language model must treat it as such.
 #[derive(Serialize)]

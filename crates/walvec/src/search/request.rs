@@ -1,10 +1,10 @@
 //! Requests: query strings and JSON bodies, checked before anything is computed.
 
 use super::body::Body;
-use super::filter::{self, Wanted, condition_from_text, conditions_from_json};
-use super::problem::{Problem, Reason};
-use crate::cursor::{Cursor, NOT_A_CURSOR};
-use crate::mode::Mode;
+use super::cursor::{Cursor, NOT_A_CURSOR};
+use super::filter::{self, FieldCondition, condition_from_text, conditions_from_json};
+use super::mode::Mode;
+use crate::api::problem::{Problem, Reason};
 
 /// The longest query, in bytes. Models read at most some hundred words; a longer query is a mistake or an attack.
 pub(crate) const MAX_QUERY_BYTES: usize = 8 * 1024;
@@ -25,7 +25,7 @@ pub(crate) struct SearchQuery {
     /// The most hits.
     pub(crate) limit: usize,
     /// The conditions that every hit must match.
-    pub(crate) filter: Vec<Wanted>,
+    pub(crate) filter: Vec<FieldCondition>,
     /// Whether a row counts once, however many of its chunks are near.
     pub(crate) by_row: bool,
     /// The lowest score of a hit.
@@ -142,7 +142,7 @@ mod tests {
     use serde_json::json;
     use walvec_sink::Bounds;
 
-    use super::filter::{Given, Test};
+    use super::filter::{Comparison, Literal};
     use super::*;
 
     #[test]
@@ -163,10 +163,11 @@ mod tests {
         let body =
             json!({"query": "q", "limit": 100, "filter": {"a": "1", "b": 1, "c": false, "d": {"gte": 1, "lte": 2.5}}});
         let query = SearchQuery::from_json(body.to_string().as_bytes()).unwrap();
-        let wanted = |field: &str, test| Wanted { field: field.to_owned(), test };
-        let is = |value| Test::OneOf(vec![Given::Json(value)]);
-        let ends = |gte, lte| Bounds { gte: Some(Given::Json(gte)), lte: Some(Given::Json(lte)), ..Bounds::default() };
-        let range = wanted("d", Test::Within(Box::new(ends(json!(1), json!(2.5)))));
+        let wanted = |field: &str, test| FieldCondition { field: field.to_owned(), test };
+        let is = |value| Comparison::OneOf(vec![Literal::Json(value)]);
+        let ends =
+            |gte, lte| Bounds { gte: Some(Literal::Json(gte)), lte: Some(Literal::Json(lte)), ..Bounds::default() };
+        let range = wanted("d", Comparison::Within(Box::new(ends(json!(1), json!(2.5)))));
         let equal = [wanted("a", is(json!("1"))), wanted("b", is(json!(1))), wanted("c", is(json!(false)))];
         assert_eq!(query.filter, equal.into_iter().chain([range]).collect::<Vec<_>>());
         assert_eq!((query.limit, query.collection), (100, None));

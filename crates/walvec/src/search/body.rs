@@ -4,8 +4,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::problem::{Problem, Reason};
 use super::request::MAX_LIMIT;
+use crate::api::problem::{Problem, Reason};
 
 /// The members of a body, for messages.
 const MEMBERS: &str =
@@ -16,15 +16,15 @@ const SHOWN: usize = 40;
 
 /// A body whose members have the right types.
 #[derive(Debug)]
-pub(super) struct Body {
-    pub(super) query: String,
-    pub(super) collection: Option<String>,
-    pub(super) mode: Option<String>,
-    pub(super) limit: Option<i64>,
-    pub(super) group: Option<String>,
-    pub(super) min_score: Option<f32>,
-    pub(super) cursor: Option<String>,
-    pub(super) filter: Map<String, Value>,
+pub(crate) struct Body {
+    pub(crate) query: String,
+    pub(crate) collection: Option<String>,
+    pub(crate) mode: Option<String>,
+    pub(crate) limit: Option<i64>,
+    pub(crate) group: Option<String>,
+    pub(crate) min_score: Option<f32>,
+    pub(crate) cursor: Option<String>,
+    pub(crate) filter: Map<String, Value>,
 }
 
 /// A body as it was sent; null counts as left out.
@@ -43,7 +43,7 @@ struct Members {
 
 impl Body {
     /// Parses a body. `serde_json` stops at 128 levels of nesting, so deeper nesting is an error like any other.
-    pub(super) fn read(bytes: &[u8]) -> Result<Self, Problem> {
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, Problem> {
         let members: Members = object(bytes, MEMBERS)?;
         let query = text("query", members.query)?;
         Ok(Self {
@@ -61,7 +61,7 @@ impl Body {
 }
 
 /// Parses an object, of which `expected` is an example.
-pub(super) fn object<T: DeserializeOwned>(bytes: &[u8], expected: &str) -> Result<T, Problem> {
+pub(crate) fn object<T: DeserializeOwned>(bytes: &[u8], expected: &str) -> Result<T, Problem> {
     let syntax = |error: serde_json::Error| bad_json(format!("{error}; expected {expected}"));
     if let Some(kind) = other_kind(&serde_json::from_slice(bytes).map_err(syntax)?) {
         return Err(bad_json(format!("the body is {kind}; an object is expected: {expected}")));

@@ -9,17 +9,17 @@ use walvec_model::{IndexType, Payload, PointId, Type};
 use walvec_sink::{Datetime, FieldPath, Order, SortPlace, SortValue, SortedBy, Step};
 use walvec_transform::Layout;
 
-use super::problem::{Problem, Reason};
-use super::read::{self, Known};
-use super::state::Fields;
-use crate::cursor::half_digest;
+use super::cursor::half_digest;
+use super::resolve::{self, KnownFields};
+use super::serving::Fields;
+use crate::api::problem::{Problem, Reason};
 
 /// Parses an order: a field, and after a colon the direction.
-pub(super) fn order(text: &str, fields: &dyn Fields) -> Result<Order, Problem> {
+pub(crate) fn order(text: &str, fields: &dyn Fields) -> Result<Order, Problem> {
     let known = fields.known();
     let (name, descending) = direction(text, &known)?;
     let by = |(path, _)| sorted_by(name, &path, &known, fields).map(|by| Order { field: path, by, descending });
-    read::find(name, &known).and_then(by).map_err(|reason| refused(name, &reason))
+    resolve::find(name, &known).and_then(by).map_err(|reason| refused(name, &reason))
 }
 
 fn refused(name: &str, reason: &str) -> Problem {
@@ -27,7 +27,7 @@ fn refused(name: &str, reason: &str) -> Problem {
 }
 
 /// Returns the field's name, and whether the greatest value comes first.
-fn direction<'a>(text: &'a str, known: &Known) -> Result<(&'a str, bool), Problem> {
+fn direction<'a>(text: &'a str, known: &KnownFields) -> Result<(&'a str, bool), Problem> {
     match text.rsplit_once(':') {
         Some((name, "asc")) => Ok((name, false)),
         Some((name, "desc")) => Ok((name, true)),
@@ -39,7 +39,7 @@ fn direction<'a>(text: &'a str, known: &Known) -> Result<(&'a str, bool), Proble
 }
 
 /// Returns what the index of a field sorts by, or why it cannot be sorted.
-fn sorted_by(name: &str, path: &FieldPath, known: &Known, fields: &dyn Fields) -> Result<SortedBy, String> {
+fn sorted_by(name: &str, path: &FieldPath, known: &KnownFields, fields: &dyn Fields) -> Result<SortedBy, String> {
     let is_member = !path.steps.is_empty();
     let field = known.iter().flatten().find(|field| field.name == path.name);
     // A member of JSON may have any type.
@@ -68,7 +68,7 @@ fn sorted_by(name: &str, path: &FieldPath, known: &Known, fields: &dyn Fields) -
 }
 
 /// Lists the fields that can be sorted, for messages.
-fn sortable(known: &Known, fields: &dyn Fields) -> String {
+fn sortable(known: &KnownFields, fields: &dyn Fields) -> String {
     let listed = known.iter().flatten().filter_map(|field| {
         let index =
             fields.index(&field.name).filter(|index| index.has_order() && !matches!(field.ty, Type::Array(_)))?;
@@ -83,7 +83,7 @@ fn sortable(known: &Known, fields: &dyn Fields) -> String {
 
 /// Refuses a point that has several places in the order. For a computed field, and for a member of JSON, this is not known
 /// before the point is read.
-pub(super) fn check_single(order: &Order, layout: Layout, id: PointId, payload: &Payload) -> Result<(), Problem> {
+pub(crate) fn check_single(order: &Order, layout: Layout, id: PointId, payload: &Payload) -> Result<(), Problem> {
     let field = layout.fields(payload).find(|(name, _)| **name == order.field.name).map(|(_, value)| value);
     let value = order.field.steps.iter().try_fold(field.unwrap_or(&Value::Null), |value, step| match step {
         Step::Key(key) => value.get(key),
@@ -101,28 +101,28 @@ pub(super) fn check_single(order: &Order, layout: Layout, id: PointId, payload: 
 
 /// The place where a page begins. It goes to the caller as text, and comes back in the next request.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct OrderCursor {
+pub(crate) struct OrderCursor {
     place: SortPlace,
     /// Digest of the order: in another order the place would leave points out, or repeat them.
     order: String,
 }
 
 /// The message for a cursor that cannot be parsed.
-pub(super) const NOT_A_CURSOR: &str =
+pub(crate) const NOT_A_CURSOR: &str =
     "a cursor is what the page before says in \"next\", with order_by; leave it out for the first page";
 
 /// The message for a cursor of another order.
-pub(super) const OF_ANOTHER_ORDER: &str = "the cursor is of another list: collection and order_by have to be those of the page before; leave \
+pub(crate) const OF_ANOTHER_ORDER: &str = "the cursor is of another list: collection and order_by have to be those of the page before; leave \
      the cursor out for the first page";
 
 impl OrderCursor {
     /// Makes the cursor for a place in the order of a collection.
-    pub(super) fn new(collection: &str, order: &Order, place: SortPlace) -> Self {
+    pub(crate) fn new(collection: &str, order: &Order, place: SortPlace) -> Self {
         Self { place, order: digest(collection, order) }
     }
 
     /// Returns where the page begins; `None` if the cursor is a place in another order.
-    pub(super) fn place_in(&self, collection: &str, order: &Order) -> Option<SortPlace> {
+    pub(crate) fn place_in(&self, collection: &str, order: &Order) -> Option<SortPlace> {
         (self.order == digest(collection, order)).then_some(self.place)
     }
 }
@@ -180,7 +180,7 @@ mod tests {
     struct Shop;
 
     impl Fields for Shop {
-        fn known(&self) -> Known {
+        fn known(&self) -> KnownFields {
             let list = |ty| Type::Array(Box::new(ty));
             let fields = [
                 ("id", Type::Integer),

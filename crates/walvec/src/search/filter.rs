@@ -1,39 +1,39 @@
 //! Conditions as they are written: in a query string, on the command line, in JSON.
 //!
-//! The meaning of a value depends on the field, which is not known here: see [`read`](super::read).
+//! The meaning of a value depends on the field, which is not known here: see [`resolve`](super::resolve).
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use walvec_sink::Bounds;
 
-use super::problem::{Problem, Reason};
+use crate::api::problem::{Problem, Reason};
 
 /// The most values that one filter compares with.
 const MAX_CONDITIONS: usize = 32;
 
 /// A condition on a field, as it is written.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Wanted {
+pub(crate) struct FieldCondition {
     /// The field, or the path to a member of one.
     pub(crate) field: String,
     /// The requirement on the field.
-    pub(crate) test: Test,
+    pub(crate) test: Comparison,
 }
 
 /// A requirement on a field.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Test {
+pub(crate) enum Comparison {
     /// One of these values; there is at least one.
-    OneOf(Vec<Given>),
+    OneOf(Vec<Literal>),
     /// None of these values; there is at least one.
-    NoneOf(Vec<Given>),
+    NoneOf(Vec<Literal>),
     /// Inside these bounds, of which at least one is given.
-    Within(Box<Bounds<Given>>),
+    Within(Box<Bounds<Literal>>),
 }
 
 /// A value, as it is written.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Given {
+pub(crate) enum Literal {
     /// In a query string, where `1898` may be a number or a text.
     Plain(String),
     /// In JSON.
@@ -41,7 +41,7 @@ pub(crate) enum Given {
 }
 
 /// Checks all conditions of a filter.
-pub(crate) fn checked(conditions: Vec<Wanted>) -> Result<Vec<Wanted>, Problem> {
+pub(crate) fn checked(conditions: Vec<FieldCondition>) -> Result<Vec<FieldCondition>, Problem> {
     let count: usize = conditions.iter().map(size).sum();
     if count > MAX_CONDITIONS {
         let detail = format!("the filter has {count} conditions; at most {MAX_CONDITIONS} are read");
@@ -51,10 +51,10 @@ pub(crate) fn checked(conditions: Vec<Wanted>) -> Result<Vec<Wanted>, Problem> {
 }
 
 /// Returns how many values a condition compares with.
-fn size(wanted: &Wanted) -> usize {
+fn size(wanted: &FieldCondition) -> usize {
     match &wanted.test {
-        Test::OneOf(values) | Test::NoneOf(values) => values.len(),
-        Test::Within(_) => 1,
+        Comparison::OneOf(values) | Comparison::NoneOf(values) => values.len(),
+        Comparison::Within(_) => 1,
     }
 }
 
@@ -62,7 +62,7 @@ fn size(wanted: &Wanted) -> usize {
 ///
 /// Several values, one of which must match, are a JSON list: `author=["Jane Austen","H.G. Wells"]`. A value in double quotes is a
 /// JSON text, so that one can begin with a bracket or a quote.
-pub(crate) fn condition_from_text(text: &str) -> Result<Wanted, Problem> {
+pub(crate) fn condition_from_text(text: &str) -> Result<FieldCondition, Problem> {
     let operator = text.find(['=', '<', '>']).filter(|at| !text[..*at].trim_end_matches('!').is_empty());
     let Some((field, rest)) = operator.map(|at| text.split_at(at)) else {
         return null_test(text).ok_or_else(|| {
@@ -73,7 +73,7 @@ pub(crate) fn condition_from_text(text: &str) -> Result<Wanted, Problem> {
             Problem::new(Reason::BadFilter, detail)
         });
     };
-    let end = |end: &str| Some(Given::Plain(end.to_owned()));
+    let end = |end: &str| Some(Literal::Plain(end.to_owned()));
     let open = Bounds::default();
     if let Some(gte) = rest.strip_prefix(">=") {
         within(field, Bounds { gte: end(gte), ..open })
@@ -86,28 +86,28 @@ pub(crate) fn condition_from_text(text: &str) -> Result<Wanted, Problem> {
     } else {
         let values = values(field, plain(rest.strip_prefix('=').unwrap_or(rest)))?;
         let (field, test) = match field.strip_suffix('!') {
-            Some(field) => (field, Test::NoneOf(values)),
-            None => (field, Test::OneOf(values)),
+            Some(field) => (field, Comparison::NoneOf(values)),
+            None => (field, Comparison::OneOf(values)),
         };
-        Ok(Wanted { field: field.trim_end().to_owned(), test })
+        Ok(FieldCondition { field: field.trim_end().to_owned(), test })
     }
 }
 
 /// Parses `field is null`, or `field is not null`.
-fn null_test(text: &str) -> Option<Wanted> {
+fn null_test(text: &str) -> Option<FieldCondition> {
     let ends_with = |end: &str| {
         let at = text.len().checked_sub(end.len())?;
         let (field, rest) = (text.get(..at)?, text.get(at..)?);
         (rest.eq_ignore_ascii_case(end) && !field.trim().is_empty()).then(|| field.trim().to_owned())
     };
-    let null = || vec![Given::Json(Value::Null)];
-    let is_not = ends_with(" is not null").map(|field| Wanted { field, test: Test::NoneOf(null()) });
-    is_not.or_else(|| Some(Wanted { field: ends_with(" is null")?, test: Test::OneOf(null()) }))
+    let null = || vec![Literal::Json(Value::Null)];
+    let is_not = ends_with(" is not null").map(|field| FieldCondition { field, test: Comparison::NoneOf(null()) });
+    is_not.or_else(|| Some(FieldCondition { field: ends_with(" is null")?, test: Comparison::OneOf(null()) }))
 }
 
 /// Parses the members of a JSON object, each a field and its requirement: a value, a list of values of which one must match, the
 /// bounds of a range, or what it must not be.
-pub(super) fn conditions_from_json(members: Map<String, Value>) -> Result<Vec<Wanted>, Problem> {
+pub(crate) fn conditions_from_json(members: Map<String, Value>) -> Result<Vec<FieldCondition>, Problem> {
     members.into_iter().map(|(field, value)| condition_from_json(&field, value)).collect()
 }
 
@@ -128,12 +128,15 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<V
     Value::deserialize(deserializer).map(Some)
 }
 
-fn condition_from_json(field: &str, value: Value) -> Result<Wanted, Problem> {
+fn condition_from_json(field: &str, value: Value) -> Result<FieldCondition, Problem> {
     if field.is_empty() {
         return Err(Problem::new(Reason::BadFilter, "a filter names an empty field"));
     }
     if !value.is_object() {
-        return Ok(Wanted { field: field.to_owned(), test: Test::OneOf(values(field, Given::Json(value))?) });
+        return Ok(FieldCondition {
+            field: field.to_owned(),
+            test: Comparison::OneOf(values(field, Literal::Json(value))?),
+        });
     }
     let JsonCondition { gt, gte, lt, lte, not } = serde_json::from_value(value).map_err(|error| {
         let detail = format!("filter \"{field}\": {error}; expected {{\"gte\": …, \"lt\": …}} or {{\"not\": …}}");
@@ -141,12 +144,13 @@ fn condition_from_json(field: &str, value: Value) -> Result<Wanted, Problem> {
     })?;
     let bounds = Bounds { gt, gte, lt, lte };
     match not {
-        Some(value) if bounds.given().next().is_none() => {
-            Ok(Wanted { field: field.to_owned(), test: Test::NoneOf(values(field, Given::Json(value))?) })
-        }
+        Some(value) if bounds.given().next().is_none() => Ok(FieldCondition {
+            field: field.to_owned(),
+            test: Comparison::NoneOf(values(field, Literal::Json(value))?),
+        }),
         Some(_) => Err(refused(field, "not excludes the ends of a range; say one of them")),
         None => {
-            let end = |end: Option<Value>| end.map(Given::Json);
+            let end = |end: Option<Value>| end.map(Literal::Json);
             let Bounds { gt, gte, lt, lte } = bounds;
             within(field, Bounds { gt: end(gt), gte: end(gte), lt: end(lt), lte: end(lte) })
         }
@@ -154,13 +158,13 @@ fn condition_from_json(field: &str, value: Value) -> Result<Wanted, Problem> {
 }
 
 /// Returns the value, or those of a list.
-fn values(field: &str, value: Given) -> Result<Vec<Given>, Problem> {
+fn values(field: &str, value: Literal) -> Result<Vec<Literal>, Problem> {
     let is_value = |value: &Value| !matches!(value, Value::Array(_) | Value::Object(_));
     match value {
-        Given::Json(Value::Array(values)) if !values.is_empty() && values.iter().all(is_value) => {
-            Ok(values.into_iter().map(Given::Json).collect())
+        Literal::Json(Value::Array(values)) if !values.is_empty() && values.iter().all(is_value) => {
+            Ok(values.into_iter().map(Literal::Json).collect())
         }
-        Given::Json(Value::Array(_) | Value::Object(_)) => Err(refused(
+        Literal::Json(Value::Array(_) | Value::Object(_)) => Err(refused(
             field,
             "a text, a number, true, false, null, a list of them, {\"gte\": …, \"lt\": …} or {\"not\": …} is expected",
         )),
@@ -168,11 +172,11 @@ fn values(field: &str, value: Given) -> Result<Vec<Given>, Problem> {
     }
 }
 
-fn within(field: &str, bounds: Bounds<Given>) -> Result<Wanted, Problem> {
+fn within(field: &str, bounds: Bounds<Literal>) -> Result<FieldCondition, Problem> {
     if bounds.given().next().is_none() {
         return Err(refused(field, "none of gt, gte, lt and lte is given"));
     }
-    Ok(Wanted { field: field.trim_end().to_owned(), test: Test::Within(Box::new(bounds)) })
+    Ok(FieldCondition { field: field.trim_end().to_owned(), test: Comparison::Within(Box::new(bounds)) })
 }
 
 fn refused(field: &str, detail: &str) -> Problem {
@@ -180,10 +184,10 @@ fn refused(field: &str, detail: &str) -> Problem {
 }
 
 /// Parses a value of a query string; see [`condition_from_text`].
-fn plain(text: &str) -> Given {
+fn plain(text: &str) -> Literal {
     match serde_json::from_str(text) {
-        Ok(value @ (Value::String(_) | Value::Array(_))) => Given::Json(value),
-        _ => Given::Plain(text.to_owned()),
+        Ok(value @ (Value::String(_) | Value::Array(_))) => Literal::Json(value),
+        _ => Literal::Plain(text.to_owned()),
     }
 }
 
@@ -214,20 +218,20 @@ mod tests {
 
     use super::*;
 
-    fn one_of(values: Vec<Given>) -> Wanted {
-        Wanted { field: "f".to_owned(), test: Test::OneOf(values) }
+    fn one_of(values: Vec<Literal>) -> FieldCondition {
+        FieldCondition { field: "f".to_owned(), test: Comparison::OneOf(values) }
     }
 
-    fn none_of(values: Vec<Given>) -> Wanted {
-        Wanted { field: "f".to_owned(), test: Test::NoneOf(values) }
+    fn none_of(values: Vec<Literal>) -> FieldCondition {
+        FieldCondition { field: "f".to_owned(), test: Comparison::NoneOf(values) }
     }
 
-    fn text(text: &str) -> Given {
-        Given::Plain(text.to_owned())
+    fn text(text: &str) -> Literal {
+        Literal::Plain(text.to_owned())
     }
 
     /// Returns the only condition of a JSON filter on the field `f`, as it is understood.
-    fn of_json(value: Value) -> Result<Wanted, Problem> {
+    fn of_json(value: Value) -> Result<FieldCondition, Problem> {
         Ok(conditions_from_json(once(("f".to_owned(), value)).collect())?.remove(0))
     }
 
@@ -236,7 +240,7 @@ mod tests {
         for value in ["1813", "true", "Jane Austen", "007", "1.50", "null", "a=b", "a>b", ""] {
             assert_eq!(condition_from_text(&format!("f={value}")), Ok(one_of(vec![text(value)])), "{value}");
         }
-        let json = Given::Json;
+        let json = Literal::Json;
         assert_eq!(condition_from_text("f=\"1813\""), Ok(one_of(vec![json(json!("1813"))])));
         assert_eq!(condition_from_text("f=[\"a\",1]"), Ok(one_of(vec![json(json!("a")), json(json!(1))])));
         assert_eq!(condition_from_text("f!=a"), Ok(none_of(vec![text("a")])));
@@ -252,13 +256,17 @@ mod tests {
             ("f<=1.5", Bounds { lte: Some(text("1.5")), ..open.clone() }),
             ("f<2024-01-31", Bounds { lt: Some(text("2024-01-31")), ..open }),
         ] {
-            assert_eq!(condition_from_text(condition).unwrap().test, Test::Within(Box::new(bounds)), "{condition}");
+            assert_eq!(
+                condition_from_text(condition).unwrap().test,
+                Comparison::Within(Box::new(bounds)),
+                "{condition}"
+            );
         }
     }
 
     #[test]
     fn values_can_be_listed_and_excluded() {
-        let json = Given::Json;
+        let json = Literal::Json;
         assert_eq!(
             of_json(json!(["a", 1, null])),
             Ok(one_of(vec![json(json!("a")), json(json!(1)), json(json!(null))]))
@@ -266,7 +274,7 @@ mod tests {
         assert_eq!(of_json(json!({"not": true})), Ok(none_of(vec![json(json!(true))])));
         assert_eq!(of_json(json!({"not": null})), Ok(none_of(vec![json(json!(null))])));
         let bounds = Bounds { gt: Some(json(json!(1))), lte: Some(json(json!(2.5))), ..Bounds::default() };
-        assert_eq!(of_json(json!({"gt": 1, "lte": 2.5})).unwrap().test, Test::Within(Box::new(bounds)));
+        assert_eq!(of_json(json!({"gt": 1, "lte": 2.5})).unwrap().test, Comparison::Within(Box::new(bounds)));
     }
 
     #[test]
@@ -295,10 +303,10 @@ mod tests {
         for value in [json!("Dune"), json!("[1]"), json!("1813"), json!("true"), json!("\"quoted\""), json!("")] {
             let text = equals_as_text("f", &value).unwrap();
             let read = condition_from_text(&text).unwrap();
-            let Test::OneOf(values) = read.test else { panic!("{text}") };
+            let Comparison::OneOf(values) = read.test else { panic!("{text}") };
             let read = match &values[0] {
-                Given::Plain(text) => text.clone().into(),
-                Given::Json(value) => value.clone(),
+                Literal::Plain(text) => text.clone().into(),
+                Literal::Json(value) => value.clone(),
             };
             assert_eq!(read, value, "{text}");
         }

@@ -28,11 +28,11 @@ impl Mode {
 
     /// Returns the mode in which a collection is searched: the wanted one, or else the best that it has. `keywords` makes the
     /// sparse vectors of queries, if the collection has sparse vectors.
-    pub(crate) fn of<'a>(wanted: Option<Self>, keywords: Option<&'a Keywords>) -> Result<By<'a>, Refused> {
+    pub(crate) fn of<'a>(wanted: Option<Self>, keywords: Option<&'a Keywords>) -> Result<ResolvedMode<'a>, Refused> {
         match (wanted, keywords) {
-            (Some(Self::Dense), _) | (None, None) => Ok(By::Dense),
-            (Some(Self::Keyword), Some(keywords)) => Ok(By::Keyword(keywords)),
-            (Some(Self::Hybrid) | None, Some(keywords)) => Ok(By::Hybrid(keywords)),
+            (Some(Self::Dense), _) | (None, None) => Ok(ResolvedMode::Dense),
+            (Some(Self::Keyword), Some(keywords)) => Ok(ResolvedMode::Keyword(keywords)),
+            (Some(Self::Hybrid) | None, Some(keywords)) => Ok(ResolvedMode::Hybrid(keywords)),
             (Some(mode @ (Self::Hybrid | Self::Keyword)), None) => {
                 let reason = format!(
                     "the collection has no sparse vectors, which a {mode} search needs; write `hybrid: true` in its configuration \
@@ -61,19 +61,19 @@ impl fmt::Display for Mode {
 
 /// A mode, with what it needs.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum By<'a> {
+pub(crate) enum ResolvedMode<'a> {
     Hybrid(&'a Keywords),
     Dense,
     Keyword(&'a Keywords),
 }
 
-impl By<'_> {
+impl ResolvedMode<'_> {
     /// Returns the mode alone.
     pub(crate) const fn mode(self) -> Mode {
         match self {
-            By::Hybrid(_) => Mode::Hybrid,
-            By::Dense => Mode::Dense,
-            By::Keyword(_) => Mode::Keyword,
+            ResolvedMode::Hybrid(_) => Mode::Hybrid,
+            ResolvedMode::Dense => Mode::Dense,
+            ResolvedMode::Keyword(_) => Mode::Keyword,
         }
     }
 
@@ -81,18 +81,18 @@ impl By<'_> {
     pub(crate) fn check_score(self, lowest: Option<f32>) -> Result<(), Refused> {
         let Some(score) = lowest else { return Ok(()) };
         match self {
-            By::Dense if !(-1.0..=1.0).contains(&score) => {
+            ResolvedMode::Dense if !(-1.0..=1.0).contains(&score) => {
                 Err(Refused(format!("min_score is {score}; a cosine similarity, from -1 to 1, is expected")))
             }
-            By::Keyword(_) if !(score >= 0.0 && score.is_finite()) => {
+            ResolvedMode::Keyword(_) if !(score >= 0.0 && score.is_finite()) => {
                 Err(Refused(format!("min_score is {score}; a BM25 score, 0 or more, is expected")))
             }
-            By::Hybrid(_) => {
+            ResolvedMode::Hybrid(_) => {
                 let reason = "scores of a hybrid search say something about places in two rankings, not how near a hit is; use \
                               min_score with the mode dense or keyword";
                 Err(Refused(reason.to_owned()))
             }
-            By::Dense | By::Keyword(_) => Ok(()),
+            ResolvedMode::Dense | ResolvedMode::Keyword(_) => Ok(()),
         }
     }
 }
@@ -104,10 +104,10 @@ mod tests {
     #[test]
     fn a_collection_is_searched_in_the_best_way_that_it_has() {
         let keywords = Keywords::new("english").unwrap();
-        assert!(matches!(Mode::of(None, None), Ok(By::Dense)));
-        assert!(matches!(Mode::of(None, Some(&keywords)), Ok(By::Hybrid(_))));
-        assert!(matches!(Mode::of(Some(Mode::Dense), Some(&keywords)), Ok(By::Dense)));
-        assert!(matches!(Mode::of(Some(Mode::Keyword), Some(&keywords)), Ok(By::Keyword(_))));
+        assert!(matches!(Mode::of(None, None), Ok(ResolvedMode::Dense)));
+        assert!(matches!(Mode::of(None, Some(&keywords)), Ok(ResolvedMode::Hybrid(_))));
+        assert!(matches!(Mode::of(Some(Mode::Dense), Some(&keywords)), Ok(ResolvedMode::Dense)));
+        assert!(matches!(Mode::of(Some(Mode::Keyword), Some(&keywords)), Ok(ResolvedMode::Keyword(_))));
         for mode in [Mode::Hybrid, Mode::Keyword] {
             assert!(Mode::of(Some(mode), None).unwrap_err().0.contains("walvec reindex"));
         }
@@ -117,13 +117,13 @@ mod tests {
     fn a_lowest_score_has_to_fit_the_kind_of_score() {
         let keywords = Keywords::new("english").unwrap();
         for (by, score, fits) in [
-            (By::Dense, 0.5, true),
-            (By::Dense, 1.5, false),
-            (By::Dense, f32::NAN, false),
-            (By::Keyword(&keywords), 12.0, true),
-            (By::Keyword(&keywords), -0.5, false),
-            (By::Keyword(&keywords), f32::NAN, false),
-            (By::Hybrid(&keywords), 0.5, false),
+            (ResolvedMode::Dense, 0.5, true),
+            (ResolvedMode::Dense, 1.5, false),
+            (ResolvedMode::Dense, f32::NAN, false),
+            (ResolvedMode::Keyword(&keywords), 12.0, true),
+            (ResolvedMode::Keyword(&keywords), -0.5, false),
+            (ResolvedMode::Keyword(&keywords), f32::NAN, false),
+            (ResolvedMode::Hybrid(&keywords), 0.5, false),
         ] {
             assert_eq!(by.check_score(Some(score)).is_ok(), fits, "{by:?} {score}");
             assert_eq!(by.check_score(None), Ok(()));

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use walvec_model::{IndexType, Type};
 use walvec_transform::{Compared, Layout, Transform};
 
+use super::resolve::KnownFields;
 use crate::api::collections::{CollectionInfo, FieldInfo, FieldOrigin};
 use crate::config::{CollectionConfig, IndexKind};
-use crate::http::read::Known;
 
 /// The source of a collection's description for programs.
-pub(crate) struct Description {
+pub(crate) struct CollectionDescription {
     table: String,
     layout: Layout,
     chunked: bool,
@@ -26,7 +26,7 @@ pub(crate) struct Description {
     transform: Arc<Transform>,
 }
 
-impl Description {
+impl CollectionDescription {
     pub(crate) fn new(collection: &CollectionConfig, transform: Arc<Transform>) -> Self {
         Self {
             table: collection.table.to_string(),
@@ -42,7 +42,7 @@ impl Description {
     }
 
     /// Describes the collection called `name` at this moment. `known`: its fields, as filters see them.
-    pub(crate) fn describe(&self, name: &str, points: Option<u64>, known: &Known) -> CollectionInfo {
+    pub(crate) fn describe(&self, name: &str, points: Option<u64>, known: &KnownFields) -> CollectionInfo {
         let modes: &[&str] = if self.has_keywords { &["hybrid", "dense", "keyword"] } else { &["dense"] };
         CollectionInfo {
             name: name.to_owned(),
@@ -55,7 +55,7 @@ impl Description {
         }
     }
 
-    fn fields(&self, known: &Known) -> Vec<FieldInfo> {
+    fn fields(&self, known: &KnownFields) -> Vec<FieldInfo> {
         let columns = self.transform.stored_columns().unwrap_or_else(|| {
             let named = self.payload.iter().flatten().filter(|name| !self.computed.contains(name));
             named.map(|name| (name.clone(), String::new())).collect()

@@ -4,21 +4,21 @@ use serde_json::Value;
 use walvec_model::Type;
 use walvec_transform::{Field, nearest};
 
-use super::filter::{Given, Test, Wanted};
-use super::problem::{Problem, Reason};
-use super::read::{Known, text_of};
-use super::state::Fields;
+use super::filter::{Comparison, FieldCondition, Literal};
+use super::resolve::{KnownFields, text_of};
+use super::serving::Fields;
+use crate::api::problem::{Problem, Reason};
 
 /// The most labels that a message lists.
 const LISTED: usize = 30;
 
 /// Refuses labels that do not exist. Where the labels are not known, nothing is refused.
-pub(super) async fn check(wanted: &[Wanted], known: &Known, fields: &dyn Fields) -> Result<(), Problem> {
-    for Wanted { field, test } in wanted {
-        let (Test::OneOf(values) | Test::NoneOf(values)) = test else { continue };
+pub(crate) async fn check(wanted: &[FieldCondition], known: &KnownFields, fields: &dyn Fields) -> Result<(), Problem> {
+    for FieldCondition { field, test } in wanted {
+        let (Comparison::OneOf(values) | Comparison::NoneOf(values)) = test else { continue };
         let is_enum = |it: &&Field| it.name == *field && *it.ty.scalar() == Type::Enum;
         let Some(column) = known.iter().flatten().find(is_enum) else { continue };
-        for value in values.iter().filter(|value| **value != Given::Json(Value::Null)) {
+        for value in values.iter().filter(|value| **value != Literal::Json(Value::Null)) {
             let text = text_of(value);
             // A list with bounds of its own is stored as its text.
             let is_text_of_list = matches!(column.ty, Type::Array(_)) && text.contains("]={");
@@ -53,13 +53,13 @@ mod tests {
     use walvec_transform::Compared;
 
     use super::*;
-    use crate::http::filter::condition_from_text;
+    use crate::search::filter::condition_from_text;
 
     /// A table with an enum, a list of enums, and a text. `None`: the labels are not known.
     struct Moods(Option<Vec<&'static str>>);
 
     impl Fields for Moods {
-        fn known(&self) -> Known {
+        fn known(&self) -> KnownFields {
             let list = Type::Array(Box::new(Type::Enum));
             let fields = [("mood", Type::Enum), ("moods", list), ("title", Type::Text)];
             let field = |(name, ty): (&str, Type)| Field { name: name.to_owned(), compared: Compared::Text, ty };
@@ -103,7 +103,8 @@ mod tests {
             assert!(told.starts_with("filter \"mood") && told.ends_with(listed), "{text}: {told}");
         }
         assert!(checked("mood=OK", &moods).await.unwrap_err().contains("did you mean \"ok\"?"));
-        let number = [Wanted { field: "mood".to_owned(), test: Test::OneOf(vec![Given::Json(json!(7))]) }];
+        let number =
+            [FieldCondition { field: "mood".to_owned(), test: Comparison::OneOf(vec![Literal::Json(json!(7))]) }];
         assert!(check(&number, &moods.known(), &moods).await.is_err());
     }
 

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use walvec_sink::{Filter, Place};
 
-use crate::mode::Mode;
+use super::mode::Mode;
 
 /// Everything that decides about the order of hits and the ends of pages.
 pub(crate) struct Ranking<'a> {
