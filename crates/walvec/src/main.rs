@@ -1,6 +1,7 @@
 //! `walvec` keeps a Qdrant collection an exact, live, searchable image of PostgreSQL tables.
 //!
 //! - [`cli`]: the commands, one file each; exit codes and how failures are printed
+//! - [`client`]: requests of a command to a running walvec
 //! - [`codes`]: the meaning of every error code
 //! - [`failure`]: an error with its code and its remedy
 //! - [`private_file`]: files that only their owner may read
@@ -28,6 +29,7 @@ mod api;
 mod app;
 mod broker;
 mod cli;
+mod client;
 mod codes;
 mod collection;
 mod config;

@@ -19,10 +19,10 @@ use walvec_pipeline::telemetry::{COMMIT_TO_PUBLISHED, COMMIT_TO_SEARCHABLE, STAG
 use walvec_pipeline::{PipelineError, Status, Store};
 use walvec_sink::embedded::{DataDir, create_private_dir};
 
+use crate::api::announcement::Announced;
 use crate::api::tasks::TaskKind;
 use crate::app::{self, Parts};
 use crate::broker::Broker;
-use crate::cli::running::Announced;
 use crate::config::{Config, KafkaSettings, Stage};
 use crate::failure::Failure;
 use crate::http::AppState;

@@ -7,10 +7,10 @@ use clap::Args;
 use walvec_capture::Source;
 use walvec_pipeline::PipelineError;
 
-use super::running::Running;
 use super::{ConfigArgs, Failure, output};
 use crate::api::collections::{CollectionInfo, Collections, FieldInfo, FieldOrigin};
 use crate::app;
+use crate::client::Running;
 use crate::config::{Config, Stage};
 use crate::search::description::CollectionDescription;
 use crate::search::serving::Fields as _;

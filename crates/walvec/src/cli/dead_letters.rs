@@ -12,12 +12,12 @@ use walvec_pipeline::store::DeadLetter;
 use walvec_pipeline::{PipelineError, Store};
 use walvec_sink::embedded::DataDir;
 
-use super::running::Running;
 use super::{ConfigArgs, Failure, output, task};
 use crate::api::dead_letters::DeadLetterPage;
 use crate::api::tasks::RepairRequest;
 use crate::app;
 use crate::broker::Broker;
+use crate::client::Running;
 use crate::config::{Config, Stage};
 
 /// List, retry and drop parked rows.

@@ -12,8 +12,8 @@ use walvec_sink::qdrant;
 use walvec_throwaway::{Cluster, ClusterOptions, DataDir, Installation, SearchPlaces, ThrowawayError};
 
 use super::output::Screen;
-use super::running::Running;
 use super::{Failure, hits, output, run};
+use crate::client::Running;
 use crate::config::{Config, Environment, Overrides};
 use crate::demo::{EXAMPLES, QUERY, books, configuration, fill};
 use crate::serve::{Service, listen};

@@ -8,9 +8,9 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::running::{Answered, Running};
 use super::status::STAGES;
 use super::{ConfigArgs, Failure, output};
+use crate::client::{Answered, Running};
 use crate::config::{Config, DEFAULT_FILE, DEFAULT_LISTEN, Stage};
 
 /// Ask a running walvec whether it is ready, for probes and scripts.

@@ -18,7 +18,6 @@ mod reindex;
 mod reset;
 mod resync;
 mod run;
-pub(crate) mod running;
 mod search;
 mod status;
 mod task;

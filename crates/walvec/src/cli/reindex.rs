@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::running::Running;
 use super::{ConfigArgs, Failure, output, task};
 use crate::api::tasks::ReindexRequest;
+use crate::client::Running;
 use crate::config::{Config, Overrides};
 use crate::serve::Service;
 use crate::{remembered, supervise};

@@ -8,10 +8,10 @@ use walvec_pipeline::gap::Resync;
 use walvec_pipeline::store::{Checkpoint, SnapshotState};
 use walvec_pipeline::{PipelineError, Store};
 
-use super::running::Running;
 use super::{ConfigArgs, Failure, output, task};
 use crate::api::tasks::ResyncRequest;
 use crate::app;
+use crate::client::Running;
 use crate::config::{Config, Stage};
 
 /// Reads all tables again: now if walvec is running, otherwise at its next start. Unchanged texts are not embedded again.

@@ -12,10 +12,10 @@ use walvec_pipeline::store::SnapshotState;
 use walvec_pipeline::{PipelineError, Store};
 use walvec_sink::{Place, Query, SearchRequest, page_of_hits};
 
-use super::running::Running;
 use super::{ConfigArgs, Failure, hits, output};
 use crate::api::problem::Problem;
 use crate::api::search::{AnswerHit, Freshness, SearchAnswer};
+use crate::client::Running;
 use crate::collection::Opened;
 use crate::config::{CollectionConfig, Config, Stage};
 use crate::search::cursor::{Cursor, OF_ANOTHER_SEARCH, Ranking};

@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::json;
 
-use super::running::Running;
 use super::{Failure, output};
 use crate::api::tasks::{Accepted, Task, TaskState};
+use crate::client::Running;
 use crate::config::{Config, Stage};
 use crate::terminal::progress::{Meter, Voice};
 

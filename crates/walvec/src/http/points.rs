@@ -13,6 +13,7 @@ use walvec_sink::page_in_order;
 
 use super::search::is_json;
 use super::state::App;
+use crate::api::points::PointsRequest;
 use crate::api::problem::{Problem, Reason};
 use crate::search::order::{OF_ANOTHER_ORDER, OrderCursor, check_single, order};
 use crate::search::searcher::sink_problem;
@@ -43,15 +44,6 @@ struct SortedAnswer {
     points: Vec<RawPoint>,
     /// The cursor of the next page; null at the end.
     next: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct IdQuery {
-    collection: Option<String>,
-    ids: Vec<PointId>,
-    #[serde(default)]
-    vectors: bool,
 }
 
 /// Answers `GET /api/v1/points?collection=…&from=…&limit=…&vectors=true` with a page in id order, and where the next
@@ -110,7 +102,7 @@ pub(super) async fn by_id(State(app): State<Arc<App>>, headers: HeaderMap, body:
     if !is_json(&headers) {
         return Err(Problem::new(Reason::NotJson, "send the header Content-Type: application/json"));
     }
-    let query: IdQuery =
+    let query: PointsRequest =
         serde_json::from_str(&body).map_err(|error| Problem::new(Reason::BadJson, error.to_string()))?;
     if query.ids.len() > MAX_IDS {
         let detail = format!("{} ids are given; at most {MAX_IDS} are read", query.ids.len());

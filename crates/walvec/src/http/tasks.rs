@@ -18,14 +18,12 @@ use walvec_model::{Position, RowKey};
 use walvec_pipeline::reread::Job;
 
 use super::state::App;
+use crate::api::announcement::KEY_HEADER;
 use crate::api::problem::{Problem, Reason};
 use crate::api::tasks::{Accepted, BackfillRequest, ReindexRequest, RepairRequest, ResyncRequest, TaskKind};
 use crate::config;
 use crate::search::body::object;
 use crate::tasks::{TaskHandle, TaskRequest, Tasks};
-
-/// The header that carries the key.
-pub(crate) const KEY_HEADER: &str = "walvec-key";
 
 /// The largest body of these calls, in bytes.
 pub(super) const BODY_BYTES: usize = 4 << 20;

@@ -18,8 +18,8 @@ use clap::Args;
 use secrecy::ExposeSecret as _;
 
 use self::report::Report;
-use super::running::Running;
 use super::{ConfigArgs, Failure};
+use crate::client::Running;
 use crate::config::Stage;
 
 #[derive(Args)]

@@ -23,9 +23,9 @@ use walvec_verify::{Chunks, CollectionSpec, Fractions, Job, Keywords, Mended, Po
 use self::outside::{Followed, Stored};
 use self::show::Progress;
 use self::through_broker::Workers;
-use super::running::Running;
 use super::{ConfigArgs, Failure, output};
 use crate::app;
+use crate::client::Running;
 use crate::collection::{E_FINGERPRINT, Opened};
 use crate::config::{ChunkSettings, CollectionConfig, Config, Stage};
 

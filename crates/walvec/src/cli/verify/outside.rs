@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use walvec_model::{Fingerprint, PointId, RawPage, RawPoint};
 use walvec_pipeline::status::{Phase, Status};
 use walvec_sink::qdrant::Remote;
@@ -10,8 +10,9 @@ use walvec_sink::{Search, SinkError};
 use walvec_verify::{Applied, BoxFuture, Parked, ParkedPage, Points, RepairPortion, RepairState, VerifyError};
 
 use crate::api::dead_letters::DeadLetterPage;
+use crate::api::points::PointsRequest;
 use crate::api::tasks::{Accepted, PointVersion, RepairRequest, Task, TaskState};
-use crate::cli::running::{E_TASK_RUNNING, Running};
+use crate::client::{E_TASK_RUNNING, Running};
 use crate::collection::Opened;
 use crate::config::{CollectionConfig, Config};
 use crate::failure::Failure;
@@ -132,7 +133,8 @@ impl Points for Stored<'_> {
         Box::pin(async move {
             match self {
                 Self::Embedded { running, collection } => {
-                    let body = json!({"collection": collection, "ids": ids, "vectors": with_vectors});
+                    let collection = Some((*collection).to_owned());
+                    let body = PointsRequest { collection, ids, vectors: with_vectors };
                     let page: RawPage = running.post("/api/v1/points", &body).await?;
                     Ok(page.points)
                 }

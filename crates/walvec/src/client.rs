@@ -1,22 +1,20 @@
-//! Communication with a walvec that is running on the same data directory.
+//! Requests of a command to a walvec that runs on its data directory.
 //!
-//! The embedded engine belongs to one process. A running `walvec run` writes its address to `server.json` in the data
-//! directory, so that `search` and `status` can ask it instead.
+//! The embedded engine belongs to one process. A running `walvec run` writes its address to `server.json` in the data directory, so that `search`
+//! and `status` can ask it instead.
 
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Failure;
+use crate::api::announcement::{Announcement, KEY_HEADER, PermissionDenied};
 use crate::config::{Config, Stage};
-use crate::http::tasks::KEY_HEADER;
-use crate::private_file;
+use crate::failure::Failure;
 
 /// How long connecting to a running instance may take before it counts as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -26,50 +24,6 @@ const E_TOKEN: &str = "E_TOKEN";
 
 /// The code of the error for an instance that is already running a task.
 pub(crate) const E_TASK_RUNNING: &str = "E_TASK_RUNNING";
-
-/// The content of `server.json`.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Announcement {
-    /// The address of the HTTP API.
-    pub(crate) address: SocketAddr,
-    /// The process id.
-    pub(crate) pid: u32,
-    /// The key that callers send in place of a token, and to change what is stored. Only the owner can read the file.
-    pub(crate) key: String,
-}
-
-impl Announcement {
-    /// Reads what the process of a directory has announced, if there is one. `Err`: this user may not read it.
-    fn read(directory: &Path) -> Result<Option<Self>, PermissionDenied> {
-        match std::fs::read(directory.join("server.json")) {
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(PermissionDenied),
-            read => Ok(read.ok().and_then(|text| serde_json::from_slice(&text).ok())),
-        }
-    }
-}
-
-/// The error for a data directory of another user.
-struct PermissionDenied;
-
-/// The announcement of this process's address to other processes; removed when dropped.
-pub(crate) struct Announced(PathBuf);
-
-impl Announced {
-    /// Writes `server.json`, atomically.
-    pub(crate) fn write(directory: &Path, address: SocketAddr, key: &str) -> std::io::Result<Self> {
-        let path = directory.join("server.json");
-        let announcement = Announcement { address, pid: std::process::id(), key: key.to_owned() };
-        private_file::write(&path, &serde_json::to_vec(&announcement)?)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Announced {
-    fn drop(&mut self) {
-        // If the file stays, other processes notice when the connection fails.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
 
 /// Returns the directories in which processes of a configuration leave their addresses, with a name for each.
 pub(crate) fn directories(config: &Config, stages: &[Stage]) -> Vec<(String, PathBuf)> {
