@@ -9,7 +9,9 @@ use walvec_pipeline::PipelineError;
 
 use super::{ConfigArgs, Failure, output};
 use crate::api::collections::{CollectionInfo, Collections, FieldInfo, FieldOrigin};
-use crate::app;
+use crate::assembly::fields::TableFields;
+use crate::assembly::source::source_config;
+use crate::assembly::transform;
 use crate::client::Running;
 use crate::config::{Config, Stage};
 use crate::search::description::CollectionDescription;
@@ -42,17 +44,17 @@ pub(crate) async fn execute(args: CollectionsArgs) -> Result<ExitCode, Failure> 
 
 /// Reads the present columns of the tables from PostgreSQL.
 async fn of_source(config: &Config) -> Result<Collections, Failure> {
-    let source = Source::connect(app::source_config(config)).await.map_err(PipelineError::from)?;
+    let source = Source::connect(source_config(config)).await.map_err(PipelineError::from)?;
     let tables = source.followed_tables().await.map_err(PipelineError::from)?;
     let describe = |collection| {
-        let transform = Arc::new(app::transform(collection, Arc::new(str::len))?);
+        let transform = Arc::new(transform::compile(collection, Arc::new(str::len))?);
         if let Some(table) = tables.iter().find(|table| table.name == collection.table) {
             let mistake = |error: walvec_transform::TransformError| {
                 Failure::new(2, error.code(), format!("collections.{}: {error}", collection.name))
             };
             transform.check(table).map_err(mistake)?;
         }
-        let fields = app::TableFields { transform: Arc::clone(&transform), remembered: None, labels: None };
+        let fields = TableFields { transform: Arc::clone(&transform), stored_columns: None, labels: None };
         Ok(CollectionDescription::new(collection, transform).describe(&collection.name, None, &fields.known()))
     };
     let collections = config.collections.iter().map(describe).collect::<Result<_, Failure>>()?;

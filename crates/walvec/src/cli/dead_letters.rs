@@ -15,8 +15,8 @@ use walvec_sink::embedded::DataDir;
 use super::{ConfigArgs, Failure, output, task};
 use crate::api::dead_letters::DeadLetterPage;
 use crate::api::tasks::RepairRequest;
-use crate::app;
-use crate::broker::Broker;
+use crate::assembly;
+use crate::assembly::broker::Broker;
 use crate::client::Running;
 use crate::config::{Config, Stage};
 
@@ -131,7 +131,7 @@ impl<'a> Place<'a> {
             return Ok(Self::Running(running));
         }
         let directory = config.sink.directory();
-        let data_dir = app::lock(directory)?;
+        let data_dir = assembly::lock(directory)?;
         let store = Store::open(directory).map_err(PipelineError::from)?;
         Ok(Self::Stopped { store: Arc::new(store), _data_dir: data_dir })
     }

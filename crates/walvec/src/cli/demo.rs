@@ -15,8 +15,8 @@ use super::output::Screen;
 use super::{Failure, hits, output, run};
 use crate::client::Running;
 use crate::config::{Config, Environment, Overrides};
+use crate::daemon::{Service, listen};
 use crate::demo::{EXAMPLES, QUERY, books, configuration, fill};
-use crate::serve::{Service, listen};
 use crate::terminal::progress::Voice;
 
 #[derive(Args)]

@@ -8,8 +8,9 @@ use super::{ConfigArgs, Failure, output, task};
 use crate::api::tasks::ReindexRequest;
 use crate::client::Running;
 use crate::config::{Config, Overrides};
-use crate::serve::Service;
-use crate::{remembered, supervise};
+use crate::daemon::Service;
+use crate::daemon::direct::Reload;
+use crate::reindex::state;
 
 /// Builds new collections while the present ones are served, then lets them take over in one step.
 ///
@@ -54,7 +55,7 @@ pub(crate) async fn execute(args: ReindexArgs) -> Result<ExitCode, Failure> {
 
 /// Runs the collections that are served at present, which the configuration may not describe any more.
 async fn start_as_before(config: &Config, args: &ConfigArgs) -> Result<Service, Failure> {
-    let served = remembered::served(config).ok_or_else(|| {
+    let served = state::served(config).ok_or_else(|| {
         let directory = config.sink.directory().display();
         let what = format!("{directory} does not say which configuration its collections were made with");
         Failure::definite("E_REINDEX", what)
@@ -62,6 +63,6 @@ async fn start_as_before(config: &Config, args: &ConfigArgs) -> Result<Service, 
     })?;
     output::note("nothing runs here: following the stream until the new collections are complete");
     let args = args.clone();
-    let reload: supervise::Reload = Box::new(move || args.load_with(Overrides::default()));
+    let reload: Reload = Box::new(move || args.load_with(Overrides::default()));
     Service::start(served, Vec::new(), reload).await
 }

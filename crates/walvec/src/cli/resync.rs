@@ -10,7 +10,7 @@ use walvec_pipeline::{PipelineError, Store};
 
 use super::{ConfigArgs, Failure, output, task};
 use crate::api::tasks::ResyncRequest;
-use crate::app;
+use crate::assembly;
 use crate::client::Running;
 use crate::config::{Config, Stage};
 
@@ -56,7 +56,7 @@ fn want(config: &Config, may_sweep_most: bool) -> Result<(), Failure> {
         Some(_) => config.directory_of(Stage::Capture),
         None => config.sink.directory().to_owned(),
     };
-    let _data_dir = app::lock(&directory)?;
+    let _data_dir = assembly::lock(&directory)?;
     let store = Store::open(&directory).map_err(PipelineError::from)?;
     let Some(checkpoint) = store.checkpoint().map_err(PipelineError::from)? else { return Ok(()) };
     // A reset goes further: it also forgets the database.

@@ -10,7 +10,7 @@ use walvec_pipeline::status::Phase;
 
 use super::{ConfigArgs, Failure};
 use crate::config::{self, Overrides, Stage};
-use crate::serve::Service;
+use crate::daemon::Service;
 use crate::terminal::progress::{Meter, Voice};
 
 const EXAMPLE: &str = "\

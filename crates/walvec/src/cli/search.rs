@@ -15,8 +15,10 @@ use walvec_sink::{Place, Query, SearchRequest, page_of_hits};
 use super::{ConfigArgs, Failure, hits, output};
 use crate::api::problem::Problem;
 use crate::api::search::{AnswerHit, Freshness, SearchAnswer};
+use crate::assembly::collection::Opened;
+use crate::assembly::fields::TableFields;
+use crate::assembly::{self, columns, transform};
 use crate::client::Running;
-use crate::collection::Opened;
 use crate::config::{CollectionConfig, Config, Stage};
 use crate::search::cursor::{Cursor, OF_ANOTHER_SEARCH, Ranking};
 use crate::search::filter::{self, FieldCondition, condition_from_text};
@@ -25,7 +27,6 @@ use crate::search::request::MAX_QUERY_BYTES;
 use crate::search::resolve;
 use crate::search::searcher::Embedded;
 use crate::search::serving::Fields as _;
-use crate::{app, remembered};
 
 /// Search a collection by meaning.
 ///
@@ -165,14 +166,14 @@ async fn search_here(
         )
         .with_remedy("walvec run"));
     }
-    let keywords = app::keywords(collection);
+    let keywords = transform::keywords(collection);
     let refused = |Refused(reason)| Failure::new(2, "E_USAGE", format!("collection \"{}\": {reason}", collection.name));
     let by = Mode::of(args.mode, keywords.as_deref()).map_err(refused)?;
     by.check_score(args.min_score).map_err(refused)?;
     let conditions = args.filters.iter().map(|given| given.condition.clone()).collect();
-    let transform = Arc::new(app::transform(collection, Arc::new(str::len))?);
-    let remembered = remembered::columns(config).remove(&collection.name);
-    let known = app::TableFields { transform, remembered, labels: None }.known();
+    let transform = Arc::new(transform::compile(collection, Arc::new(str::len))?);
+    let stored_columns = columns::load(config).remove(&collection.name);
+    let known = TableFields { transform, stored_columns, labels: None }.known();
     let refused = |problem: Problem| Failure::new(2, "E_USAGE", problem.detail());
     let filter =
         filter::checked(conditions).and_then(|conditions| resolve::filter(&conditions, &known)).map_err(refused)?;
@@ -190,9 +191,9 @@ async fn search_here(
         Some(cursor) => cursor.place_in(&ranking).ok_or_else(|| Failure::new(2, "E_USAGE", OF_ANOTHER_SEARCH))?,
         None => Place::default(),
     };
-    let _data_dir = app::lock(directory)?;
-    let embedder = app::load_embedder(config).await?;
-    let fingerprint = app::fingerprint(embedder.as_ref(), collection);
+    let _data_dir = assembly::lock(directory)?;
+    let embedder = assembly::load_embedder(config).await?;
+    let fingerprint = transform::fingerprint(embedder.as_ref(), collection);
     let found = Opened::find(config, collection, embedder.info().dimension, &fingerprint).await?;
     let opened = found.ok_or_else(|| {
         let what = format!("collection \"{}\" does not exist yet", collection.name);

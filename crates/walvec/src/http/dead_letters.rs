@@ -23,14 +23,14 @@ pub(super) const MAX_LIMIT: usize = 1000;
 pub(crate) type DeadLetters =
     Arc<dyn Fn(&str, Option<&RowKey>, usize) -> Result<Vec<DeadLetter>, PipelineError> + Send + Sync>;
 
-/// Reads those of a state file.
-pub(crate) fn of(store: &Arc<Store>) -> DeadLetters {
+/// Reads dead letters of a state file.
+pub(crate) fn from_store(store: &Arc<Store>) -> DeadLetters {
     let store = Arc::clone(store);
     Arc::new(move |collection, after, limit| Ok(store.dead_letters_after(collection, after, limit)?))
 }
 
-/// Reads those that all workers behind a broker share.
-pub(crate) fn shared(letters: Arc<dyn Letters>) -> DeadLetters {
+/// Reads the dead letters that all workers behind a broker share.
+pub(crate) fn from_topic(letters: Arc<dyn Letters>) -> DeadLetters {
     Arc::new(move |collection, after, limit| {
         let canonical = |letter: &DeadLetter| RowKey::new(letter.key.clone()).canonical().to_vec();
         let mut found = letters.of(collection)?;

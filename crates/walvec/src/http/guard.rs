@@ -21,7 +21,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
-use super::state::{Access, AllowedHosts, App};
+use super::state::{Access, AllowedHosts, App, SignInPage};
 use crate::api::problem::{Problem, Reason};
 
 /// The path to which the sign-in page sends the token. It goes in a body, because addresses end up in histories and logs.
@@ -70,7 +70,7 @@ pub(super) async fn admit(State(app): State<Arc<App>>, request: Request, next: N
     if open || app.access.as_ref().is_none_or(knows) {
         return next.run(request).await;
     }
-    refuse(path)
+    refuse(path, app.sign_in_page)
 }
 
 fn host<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a str> {
@@ -124,11 +124,11 @@ fn is_signed_in(access: &Access, headers: &HeaderMap) -> bool {
 }
 
 /// Refuses a request without a token: a browser gets a form, a program gets a problem.
-fn refuse(path: &str) -> Response {
+fn refuse(path: &str, sign_in_page: SignInPage) -> Response {
     let problem =
         Problem::new(Reason::Unauthorized, "send the configured token as \"Authorization: Bearer …\", or sign in at /");
     match path {
-        "/" => crate::ui::sign_in_page(false),
+        "/" => sign_in_page(false),
         _ => problem.into_response(),
     }
 }
@@ -152,6 +152,6 @@ pub(super) async fn login(State(app): State<Arc<App>>, form: Result<Form<SignIn>
             let cookie = format!("{SESSION_COOKIE}={}; Path=/; HttpOnly; SameSite=Strict", access.session());
             (StatusCode::SEE_OTHER, [(LOCATION, "/".to_owned()), (SET_COOKIE, cookie)]).into_response()
         }
-        _ => crate::ui::sign_in_page(true),
+        _ => (app.sign_in_page)(true),
     }
 }

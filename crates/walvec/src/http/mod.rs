@@ -1,4 +1,4 @@
-//! The HTTP surface for programs and people.
+//! The HTTP surface for programs.
 //!
 //! - [`state`]: the state of the surface, and its limits
 //! - [`guard`]: access control: host allow-list, origin, token and session, security headers, time limit
@@ -11,7 +11,7 @@
 //! - [`openapi`]: the description of the surface for programs
 //! - [`problem`]: errors as answers
 //!
-//! The page itself is [`crate::ui`].
+//! Pages for people come from the caller.
 
 mod collections;
 pub(crate) mod dead_letters;
@@ -24,8 +24,6 @@ mod search;
 mod state;
 pub(crate) mod tasks;
 
-#[cfg(test)]
-pub(crate) mod testkit;
 #[cfg(test)]
 mod tests;
 
@@ -42,8 +40,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::guard::LOGIN_PATH;
-use self::state::{AllowedHosts, Limits};
-pub(crate) use self::state::{App, AppState};
+pub(crate) use self::state::{AllowedHosts, App, AppState, Limits};
 use crate::api::problem::{Problem, Reason};
 
 /// How long open requests may take after the shutdown signal before their connections are dropped.
@@ -53,8 +50,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// `/metrics`.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
-/// Builds the whole surface as one router, without a socket.
-pub(crate) fn router(state: AppState, allowed_hosts: AllowedHosts, limits: Limits) -> Router {
+/// Builds the whole surface as one router, without a socket. `pages`: the routes for people.
+pub(crate) fn router(state: AppState, pages: Router<Arc<App>>, allowed_hosts: AllowedHosts, limits: Limits) -> Router {
     let app = Arc::new(App::new(state, allowed_hosts, limits));
     Router::new()
         .route("/api/v1/search", get(search::by_query_string).post(search::by_json))
@@ -69,7 +66,7 @@ pub(crate) fn router(state: AppState, allowed_hosts: AllowedHosts, limits: Limit
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
         .route(LOGIN_PATH, get(guard::to_page).post(guard::login))
-        .merge(crate::ui::routes())
+        .merge(pages)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(limits.body_bytes))
@@ -94,10 +91,15 @@ fn operations() -> Router<Arc<App>> {
 ///
 /// # Errors
 /// If the listener fails.
-pub(crate) async fn serve(listener: TcpListener, state: AppState, stop: CancellationToken) -> io::Result<()> {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    state: AppState,
+    pages: Router<Arc<App>>,
+    stop: CancellationToken,
+) -> io::Result<()> {
     let metrics = state.metrics.clone();
     let hosts = AllowedHosts::for_listener(listener.local_addr()?, &state.allowed_hosts);
-    let router = router(state, hosts, Limits::default());
+    let router = router(state, pages, hosts, Limits::default());
     let drained = async {
         stop.cancelled().await;
         tokio::time::sleep(DRAIN).await;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::response::Response;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
@@ -34,7 +35,12 @@ pub(crate) struct AppState {
     pub(crate) allowed_hosts: Vec<String>,
     /// Example queries that the page offers before the first search.
     pub(crate) examples: Vec<String>,
+    /// Makes the sign-in page.
+    pub(crate) sign_in_page: SignInPage,
 }
+
+/// Makes the page for a browser that has not shown the token yet; `true` if it has shown a wrong one.
+pub(crate) type SignInPage = fn(bool) -> Response;
 
 /// Bounds on requests; the defaults suit a machine with a few cores.
 #[derive(Clone, Copy, Debug)]
@@ -108,6 +114,7 @@ pub(crate) struct App {
     pub(crate) access: Option<Access>,
     pub(crate) allowed_hosts: AllowedHosts,
     pub(crate) examples: Vec<String>,
+    pub(crate) sign_in_page: SignInPage,
     pub(crate) limits: Limits,
 }
 
@@ -122,6 +129,7 @@ impl App {
             access: state.token.as_ref().map(Access::new),
             allowed_hosts,
             examples: state.examples,
+            sign_in_page: state.sign_in_page,
             limits,
         }
     }

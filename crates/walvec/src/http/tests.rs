@@ -15,15 +15,15 @@ use walvec_pipeline::telemetry::UNKNOWN;
 use walvec_sink::{Hit, Search, SinkError};
 
 use super::tasks::Operations;
-use super::testkit::{
-    Answer, BagOfWords, BookFields, Failing, KEY, Memory, books, get, loopback, post, router, router_with, searchable,
-    send, state, state_with, streaming, with_collections, with_embedder,
-};
 use super::{App, AppState, Limits, openapi};
 use crate::api::announcement::KEY_HEADER;
 use crate::api::search::AnswerHit;
 use crate::search::request::SearchQuery;
 use crate::search::serving::Searchable;
+use crate::testkit::{
+    Answer, BagOfWords, BookFields, Failing, KEY, Memory, books, get, loopback, post, router, router_with, searchable,
+    send, state, state_with, streaming, with_collections, with_embedder,
+};
 
 mod access;
 mod health;

@@ -12,12 +12,10 @@ use walvec_transform::Layout;
 use super::asked::Asked;
 use super::hit::{self, Page, Scale};
 use crate::http::AppState;
-use crate::http::testkit::{
-    Memory, books, english, get, router, searchable, state, state_with, streaming, with_collections,
-};
 use crate::search::mode::Mode;
 use crate::search::serving::Searchable;
 use crate::search::words::QueryWords;
+use crate::testkit::{Memory, books, english, get, router, searchable, state, state_with, streaming, with_collections};
 
 fn with_collection(collection: Memory) -> AppState {
     let collection: Arc<dyn Search> = Arc::new(collection);

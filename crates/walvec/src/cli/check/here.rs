@@ -12,10 +12,11 @@ use walvec_pipeline::PipelineError;
 use walvec_sink::qdrant;
 
 use super::report::Report;
-use crate::collection::Opened;
+use crate::assembly::collection::Opened;
+use crate::assembly::{self, broker, transform};
 use crate::config::{CollectionConfig, Config, KafkaSettings, QdrantSettings};
 use crate::failure::Failure;
-use crate::{app, broker, remembered};
+use crate::reindex::state;
 
 /// How many collections are checked concurrently.
 const CONCURRENT: usize = 16;
@@ -62,7 +63,7 @@ async fn stored_here(
     let listener = listener.map_err(|error| Failure::definite("E_LISTEN", error));
     report.result("listen address", listener.map(|_| config.server.listen.to_string()));
     // A directory that does not exist yet is created by `run`, not by a check.
-    let data_dir = match directory.exists().then(|| app::lock(directory)).transpose() {
+    let data_dir = match directory.exists().then(|| assembly::lock(directory)).transpose() {
         Ok(data_dir) => data_dir,
         Err(failure) => {
             report.error("data directory", &failure);
@@ -100,7 +101,7 @@ fn unencrypted_keys(config: &Config, report: &mut Report) {
 
 /// Loads the model and describes it. A provider is asked for a vector, even if its dimension is configured.
 async fn model(config: &Config) -> Result<(Arc<dyn Embedder>, String), Failure> {
-    let embedder = app::load_embedder(config).await?;
+    let embedder = assembly::load_embedder(config).await?;
     let info = embedder.info();
     let mut detail = format!("{}, {} dimensions", info.model, info.dimension);
     if let Some(address) = config.embedding.address() {
@@ -132,7 +133,7 @@ async fn collections(
     report: &mut Report,
 ) -> Option<String> {
     // Until a reindex has ended, `run` serves the former collections and continues the reindex.
-    if remembered::under_way(config).is_some_and(|under_way| !under_way.is_over) {
+    if state::unfinished(config).is_some_and(|under_way| !under_way.is_over) {
         report.ok("collections", "a reindex is not finished; `walvec run` goes on with it");
         return None;
     }
@@ -170,10 +171,10 @@ async fn stored(
     embedder: Option<&dyn Embedder>,
     is_running: bool,
 ) -> Result<Stored, Failure> {
-    app::transform(collection, Arc::new(str::len))?;
+    transform::compile(collection, Arc::new(str::len))?;
     let Some(embedder) = embedder else { return Ok(Stored::Unknown) };
-    app::check_chunks(collection, embedder)?;
-    let (dimension, fingerprint) = (embedder.info().dimension, app::fingerprint(embedder, collection));
+    transform::check_chunks(collection, embedder)?;
+    let (dimension, fingerprint) = (embedder.info().dimension, transform::fingerprint(embedder, collection));
     if is_running {
         let is_there = Opened::inspect(config, collection, dimension, &fingerprint).await?;
         return Ok(if is_there { Stored::Fits } else { Stored::Nothing });

@@ -8,7 +8,7 @@ use walvec_embed::{Embedder, Reads};
 use walvec_pipeline::{Lengths, PipelineError, lengths};
 
 use super::report::Report;
-use crate::app;
+use crate::assembly::transform;
 use crate::config::{CollectionConfig, Config, OnLong};
 use crate::failure::Failure;
 
@@ -30,7 +30,7 @@ pub(super) async fn check(
     let tables = source.followed_tables().await.map_err(PipelineError::from)?;
     for collection in &config.collections {
         let Some(table) = tables.iter().find(|table| table.name == collection.table) else { continue };
-        let transform = Arc::new(app::transform(collection, app::counter(embedder))?);
+        let transform = Arc::new(transform::compile(collection, transform::token_counter(embedder))?);
         let found = lengths(source, table, &transform, embedder).await?;
         if found.long > 0 {
             let (message, remedy) = told(collection, reads, found);

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use walvec_capture::{Finding, Remedy, Script, Severity};
 
 use super::next::Next;
+use crate::assembly::collection::E_FINGERPRINT;
 use crate::cli::{Failure, output};
-use crate::collection::E_FINGERPRINT;
 
 /// The results of the checks.
 #[derive(Default)]

@@ -11,7 +11,8 @@ use walvec_pipeline::{PipelineError, check_columns};
 use super::lengths;
 use super::next::{next, while_running};
 use super::report::Report;
-use crate::app;
+use crate::assembly::source::source_config;
+use crate::assembly::transform;
 use crate::config::{CollectionConfig, Config};
 use crate::failure::Failure;
 
@@ -40,7 +41,7 @@ async fn look(
     embedder: Option<&Arc<dyn Embedder>>,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let source = Source::connect(app::source_config(config)).await.map_err(PipelineError::from)?;
+    let source = Source::connect(source_config(config)).await.map_err(PipelineError::from)?;
     let server = source.server();
     report.ok(SUBJECT, format!("version {}, database {}", server.version_num / 10_000, server.database));
     let errors = report.errors();
@@ -76,7 +77,7 @@ async fn tables(config: &Config, source: &Source, report: &mut Report) -> Result
     let tables = source.followed_tables().await.map_err(PipelineError::from)?;
     for collection in &config.collections {
         let Some(table) = tables.iter().find(|table| table.name == collection.table) else { continue };
-        let checked = match app::transform(collection, Arc::new(str::len)) {
+        let checked = match transform::compile(collection, Arc::new(str::len)) {
             Ok(transform) => {
                 let checked = check_columns(source, &collection.name, &transform, table, &tables).await;
                 checked.map_err(Failure::from).map(|()| format!("{} columns", table.columns.len()))
@@ -98,7 +99,7 @@ async fn sample(collection: &CollectionConfig, source: &Source, report: &mut Rep
     // Chunking cannot fail on a row that renders, and would need a model.
     let whole = CollectionConfig { chunk: None, ..collection.clone() };
     let (Ok(transform), Ok(Some((table, row)))) =
-        (app::transform(&whole, Arc::new(str::len)), source.first_row(&collection.table).await)
+        (transform::compile(&whole, Arc::new(str::len)), source.first_row(&collection.table).await)
     else {
         return;
     };

@@ -7,10 +7,10 @@ use walvec_pipeline::letters::Letters as _;
 use walvec_pipeline::store::{Checkpoint, DeadLetter, SnapshotState};
 use walvec_pipeline::{PipelineError, Store};
 
-use crate::app;
+use crate::assembly;
 use crate::config::Config;
+use crate::daemon::last_run::LastRun;
 use crate::failure::Failure;
-use crate::last_run::LastRun;
 
 /// A walvec that does not run.
 pub(super) struct Stopped {
@@ -32,7 +32,7 @@ impl Stopped {
         if !has_state && stopped.last_run.is_none() {
             return Ok(stopped);
         }
-        let _data_dir = app::lock(&stopped.directory)?;
+        let _data_dir = assembly::lock(&stopped.directory)?;
         if !has_state {
             return Ok(stopped);
         }

@@ -11,7 +11,7 @@ use super::Process;
 use super::stopped::Stopped;
 use crate::cli::{Failure, output};
 use crate::config::Config;
-use crate::last_run::{Ended, LastRun};
+use crate::daemon::last_run::{Ended, LastRun};
 
 /// The number of points without an index that are left so: comparing fewer takes about a
 /// millisecond.
@@ -233,7 +233,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::http::testkit::streaming;
+    use crate::testkit::streaming;
 
     fn stopped(ended: Value) -> Stopped {
         let run = serde_json::from_value(json!({"began": "2026-11-20T20:49:03Z", "ended": ended})).unwrap();

@@ -24,9 +24,10 @@ use self::outside::{Followed, Stored};
 use self::show::Progress;
 use self::through_broker::Workers;
 use super::{ConfigArgs, Failure, output};
-use crate::app;
+use crate::assembly::collection::{E_FINGERPRINT, Opened};
+use crate::assembly::source::source_config;
+use crate::assembly::{self, transform};
 use crate::client::Running;
-use crate::collection::{E_FINGERPRINT, Opened};
 use crate::config::{ChunkSettings, CollectionConfig, Config, Stage};
 
 /// Compare every point with its row, while everything runs; with --repair, mend what differs.
@@ -106,7 +107,7 @@ pub(crate) async fn execute(args: VerifyArgs) -> Result<ExitCode, Failure> {
         (None, Some(running)) => Box::new(Followed(running)),
         (None, None) => return Err(Failure::definite("E_NOT_RUNNING", "nothing runs")),
     };
-    let embedder = app::load_embedder(&config).await?;
+    let embedder = assembly::load_embedder(&config).await?;
     let seed = args.seed.unwrap_or_else(|| Uuid::new_v4().as_u64_pair().0 >> 32);
     let aside = match &running {
         Some(running) => set_aside(running).await?,
@@ -164,7 +165,7 @@ fn chosen<'a>(config: &'a Config, name: Option<&str>) -> Result<Vec<&'a Collecti
 
 /// Returns how texts are cut. The comparison uses the same library and model for this: there is no second implementation.
 fn chunks(chunk: &ChunkSettings, embedder: &Arc<dyn Embedder>) -> Chunks {
-    let chunker = Chunker::new(chunk.spec(), app::counter(embedder));
+    let chunker = Chunker::new(chunk.spec(), transform::token_counter(embedder));
     let split = move |text: &str| {
         let pieces = chunker.split(text).map_err(|error| error.to_string())?;
         Ok(pieces.into_iter().map(str::to_owned).collect())
@@ -186,7 +187,7 @@ struct Work<'a> {
 impl Work<'_> {
     async fn compare(&self, args: &VerifyArgs, seed: u64) -> Result<Outcome, Failure> {
         let Self { config, collection, running, followed, embedder } = *self;
-        let fingerprint = app::fingerprint(embedder.as_ref(), collection);
+        let fingerprint = transform::fingerprint(embedder.as_ref(), collection);
         let points = Stored::open(config, collection, running, embedder.info().dimension, &fingerprint).await?;
         let session = || async { walvec_capture::open_session(&config.source.url).await.map_err(PipelineError::from) };
         let (reader, asker) = (session().await?, session().await?);
@@ -212,7 +213,7 @@ impl Work<'_> {
                     None => Fractions::Exact,
                 },
                 chunks: collection.chunk.as_ref().map(|chunk| chunks(chunk, embedder)),
-                keywords: app::keywords(collection)
+                keywords: transform::keywords(collection)
                     .map(|keywords| Keywords(Arc::new(move |text| keywords.document(text)))),
             },
             publication: &config.source.publication,
@@ -238,7 +239,7 @@ impl Work<'_> {
 
     /// Returns the number of rows, if the server's statistics have it.
     async fn estimated_rows(&self) -> Option<u64> {
-        let source = Source::connect(app::source_config(self.config)).await.ok()?;
+        let source = Source::connect(source_config(self.config)).await.ok()?;
         let estimates = source.estimate_rows().await.ok()?;
         estimates.into_iter().find(|(table, _)| *table == self.collection.table).map(|(_, rows)| rows)
     }
@@ -246,7 +247,7 @@ impl Work<'_> {
     /// Adds what changed, if the collection records what it was made with.
     async fn explained(&self, error: VerifyError) -> Failure {
         let Self { config, collection, embedder, .. } = *self;
-        let fingerprint = app::fingerprint(embedder.as_ref(), collection);
+        let fingerprint = transform::fingerprint(embedder.as_ref(), collection);
         match Opened::inspect(config, collection, embedder.info().dimension, &fingerprint).await {
             Err(failure) if failure.code() == E_FINGERPRINT => failure,
             Ok(_) | Err(_) => error.into(),

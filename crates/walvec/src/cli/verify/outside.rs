@@ -12,8 +12,8 @@ use walvec_verify::{Applied, BoxFuture, Parked, ParkedPage, Points, RepairPortio
 use crate::api::dead_letters::DeadLetterPage;
 use crate::api::points::PointsRequest;
 use crate::api::tasks::{Accepted, PointVersion, RepairRequest, Task, TaskState};
+use crate::assembly::collection::Opened;
 use crate::client::{E_TASK_RUNNING, Running};
-use crate::collection::Opened;
 use crate::config::{CollectionConfig, Config};
 use crate::failure::Failure;
 

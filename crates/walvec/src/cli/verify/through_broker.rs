@@ -18,8 +18,8 @@ use walvec_pipeline::letters::Letters;
 use walvec_pipeline::letters_topic::LettersTopic;
 use walvec_verify::{Applied, BoxFuture, Parked, ParkedPage, RepairPortion, RepairState, VerifyError};
 
-use crate::app;
-use crate::broker::Broker;
+use crate::assembly::broker::Broker;
+use crate::assembly::source::source_config;
 use crate::config::{Config, KafkaSettings, Stage};
 use crate::failure::Failure;
 
@@ -84,8 +84,8 @@ struct Moment {
 impl Workers {
     pub(super) async fn find(config: &Config, kafka: &KafkaSettings) -> Result<Self, Failure> {
         let broker = Broker::connect(config, kafka).await?;
-        let source = Source::connect(app::source_config(config)).await.map_err(PipelineError::from)?;
-        let connection = crate::broker::connection(kafka);
+        let source = Source::connect(source_config(config)).await.map_err(PipelineError::from)?;
+        let connection = crate::assembly::broker::connection(kafka);
         let group = async |stage| {
             let of_stage = Config { stage, ..config.clone() };
             let topics = Broker::connect(&of_stage, kafka).await?.known_topics().await?;

@@ -10,7 +10,7 @@ use walvec_embed::{BoxFuture, EmbedError, EmbedderInfo};
 use walvec_model::{Moment, Vector};
 use walvec_pipeline::status::Problem;
 
-use super::super::{Sample, read, write};
+use super::super::{StoredSample, read, write};
 use super::*;
 
 /// Longer than any test takes: a test that waits for it fails.
@@ -86,7 +86,7 @@ fn serving(embedder: Arc<dyn Embedder>) -> Arc<Serving> {
 
 /// A watch, its directory, and the senders of what is served and of the pipeline's status.
 struct Watched {
-    watch: Watch,
+    watch: ModelWatch,
     directory: TempDir,
     serving: watch::Sender<Arc<Serving>>,
     status: watch::Sender<Status>,
@@ -98,13 +98,13 @@ impl Watched {
         let (serving, served) = watch::channel(serving(embedder));
         let (status, shown) = watch::channel(Status::default());
         let pauses = Pauses { usual, again: SHORT, longest: SHORT };
-        let watch = Watch { file: directory.path().join("samples.json"), serving: served, status: shown, pauses };
+        let watch = ModelWatch { file: directory.path().join("samples.json"), serving: served, status: shown, pauses };
         Self { watch, directory, serving, status }
     }
 
     /// Stores the vector of the first model, as given at the beginning of 1970.
     fn remember(self) -> Self {
-        let sample = Sample { vector: vec![1.0, 0.0], same_at: SystemTime::UNIX_EPOCH.into() };
+        let sample = StoredSample { vector: vec![1.0, 0.0], same_at: SystemTime::UNIX_EPOCH.into() };
         let info = HashEmbedder::new(2).unwrap().info().clone();
         write(&self.watch.file, &[(format!("{} 2", info.revision), sample)].into()).unwrap();
         self
@@ -181,7 +181,7 @@ async fn the_first_answer_is_remembered_although_there_was_none_at_the_start() {
 
 #[test]
 fn pauses_grow_while_a_provider_is_away_and_end_at_a_minute() {
-    let pauses = Pauses { usual: USUAL, again: AGAIN, longest: LONGEST };
+    let pauses = Pauses { usual: USUAL_PAUSE, again: FIRST_RETRY, longest: LONGEST_RETRY };
     let seconds: Vec<u64> = [0, 1, 2, 3, 4, 5, 6, 100].map(|failures| pauses.after(failures).as_secs()).into();
     assert_eq!(seconds, [600, 5, 10, 20, 40, 60, 60, 60]);
 }

@@ -26,7 +26,7 @@ pub(crate) enum Opened {
 
 /// The collection that is meant by a name.
 #[derive(Clone, Copy)]
-pub(crate) enum Which<'a> {
+pub(crate) enum CollectionRef<'a> {
     /// The collection that the name stands for, or the first one if there is none.
     Served,
     /// The collection with this own name, whether an alias leads to it or not.
@@ -38,22 +38,22 @@ impl Opened {
     pub(crate) async fn open(
         config: &Config,
         collection: &CollectionConfig,
-        which: Which<'_>,
+        which: CollectionRef<'_>,
         dimension: usize,
         fingerprint: &Fingerprint,
     ) -> Result<Self, Failure> {
         let name = match which {
-            Which::Served => collection.name.as_str(),
-            Which::Own(name) => name,
+            CollectionRef::Served => collection.name.as_str(),
+            CollectionRef::Own(name) => name,
         };
         let spec = spec(config, collection, name, dimension, fingerprint);
         // Behind a broker several workers may write.
         let remote = |remote: Remote| Self::Remote(remote.alone(config.broker.is_none()));
         let opened = match (&config.sink.qdrant, which) {
-            (Some(qdrant), Which::Served) => Remote::new(server(qdrant), spec).map(remote),
-            (Some(qdrant), Which::Own(_)) => Remote::own(server(qdrant), spec).map(remote),
-            (None, Which::Served) => open_served(config.sink.directory(), spec).await.map(Self::Embedded),
-            (None, Which::Own(_)) => open_own(config.sink.directory(), spec).await.map(Self::Embedded),
+            (Some(qdrant), CollectionRef::Served) => Remote::new(server(qdrant), spec).map(remote),
+            (Some(qdrant), CollectionRef::Own(_)) => Remote::own(server(qdrant), spec).map(remote),
+            (None, CollectionRef::Served) => open_served(config.sink.directory(), spec).await.map(Self::Embedded),
+            (None, CollectionRef::Own(_)) => open_own(config.sink.directory(), spec).await.map(Self::Embedded),
         };
         opened.map_err(|error| failure(collection, error))
     }
@@ -73,7 +73,7 @@ impl Opened {
                 return Ok(None);
             }
         }
-        let opened = Self::open(config, collection, Which::Served, dimension, fingerprint).await?;
+        let opened = Self::open(config, collection, CollectionRef::Served, dimension, fingerprint).await?;
         let exists = match &opened {
             Self::Remote(remote) => remote.inspect().await.map_err(failed)?,
             Self::Embedded(_) => true,

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use walvec_embed::Embedder;
 use walvec_pipeline::Status;
 
-use super::{Checked, check};
+use super::{CheckOutcome, check};
 use crate::failure::Failure;
 use crate::search::serving::Serving;
 
@@ -17,14 +17,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The pause between two comparisons. One text each time costs next to nothing, and the vectors of ten minutes can be made
 /// again.
-const USUAL: Duration = Duration::from_mins(10);
+const USUAL_PAUSE: Duration = Duration::from_mins(10);
 
 /// The first pause before a provider that has not answered is asked again.
-const AGAIN: Duration = Duration::from_secs(5);
+const FIRST_RETRY: Duration = Duration::from_secs(5);
 
 /// The longest pause before a provider that has not answered is asked again. One that was away for long may come back with
 /// another model.
-const LONGEST: Duration = Duration::from_mins(1);
+const LONGEST_RETRY: Duration = Duration::from_mins(1);
 
 /// The part of the status that shows a provider's absence.
 const PART: &str = "embedder";
@@ -41,7 +41,7 @@ impl Pauses {
     /// Returns the pauses of this process. Tests of the whole program shorten all of them with a failpoint.
     fn of_process() -> Self {
         let usual = usual();
-        Self { usual, again: AGAIN.min(usual), longest: LONGEST.min(usual) }
+        Self { usual, again: FIRST_RETRY.min(usual), longest: LONGEST_RETRY.min(usual) }
     }
 
     /// Returns the pause after this many questions without an answer.
@@ -57,13 +57,13 @@ impl Pauses {
 fn usual() -> Duration {
     #[cfg(feature = "failpoints")]
     fail::fail_point!("model-check-pause", |millis: Option<String>| {
-        millis.and_then(|millis| millis.parse().ok()).map_or(USUAL, Duration::from_millis)
+        millis.and_then(|millis| millis.parse().ok()).map_or(USUAL_PAUSE, Duration::from_millis)
     });
-    USUAL
+    USUAL_PAUSE
 }
 
 /// Watches the model that embeds the texts and queries of this process.
-pub(crate) struct Watch {
+pub(crate) struct ModelWatch {
     /// The file of the stored samples.
     file: PathBuf,
     /// The present model, which a reindex replaces.
@@ -73,7 +73,7 @@ pub(crate) struct Watch {
     pauses: Pauses,
 }
 
-impl Watch {
+impl ModelWatch {
     pub(crate) fn new(file: PathBuf, serving: watch::Receiver<Arc<Serving>>, status: watch::Receiver<Status>) -> Self {
         Self { file, serving, status, pauses: Pauses::of_process() }
     }
@@ -98,9 +98,9 @@ impl Watch {
         loop {
             self.wait(pause).await;
             let unknown = match check(&self.file, embedder, PATIENCE).await {
-                Ok(Checked::Same) => None,
-                Ok(Checked::NoNeed) => std::future::pending().await,
-                Ok(Checked::NotAnswered(reason)) => Some(reason),
+                Ok(CheckOutcome::Same) => None,
+                Ok(CheckOutcome::NoNeed) => std::future::pending().await,
+                Ok(CheckOutcome::NotAnswered(reason)) => Some(reason),
                 Err(failure) if failure.passes => Some(failure.to_string()),
                 Err(failure) => return failure,
             };

@@ -5,8 +5,8 @@
 //! both would be random.
 //!
 //! - [`refuse_another_model`]: the comparison at a start
-//! - [`Watch`] (`watch`): the comparisons while walvec runs
-//! - [`given`] and [`replace`]: the sample that a reindex stores in place of the former one
+//! - [`ModelWatch`] (`watch`): the comparisons while walvec runs
+//! - [`take_sample`] and [`replace_samples`]: the sample that a reindex stores in place of the former one
 
 mod watch;
 
@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::failure::Failure;
 use crate::private_file;
 
-pub(crate) use watch::Watch;
+pub(crate) use watch::ModelWatch;
 
 /// The file of the samples, in the directory of a stage.
 const SAMPLES: &str = "samples.json";
@@ -33,14 +33,14 @@ const E_MODEL_CHANGED: &str = "E_MODEL_CHANGED";
 
 /// The least similarity of two vectors of one text by the same model, whatever hardware computes them; those of two models are less
 /// similar.
-const SAME: f32 = 0.95;
+const SAME_SIMILARITY: f32 = 0.95;
 
 /// How long a start, and the beginning of a reindex, wait for a provider. Both go on if it does not answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The stored vector of the fixed text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Sample {
+struct StoredSample {
     /// The first vector that was given, so that small differences cannot add up unnoticed.
     vector: Vector,
     /// When the same vector was last asked for and given.
@@ -48,21 +48,21 @@ struct Sample {
 }
 
 /// Samples, by the name of what gave them.
-type Samples = BTreeMap<String, Sample>;
+type Samples = BTreeMap<String, StoredSample>;
 
 /// The sample that a model has just given.
 #[derive(Debug)]
-pub(crate) struct Given {
+pub(crate) struct NewSample {
     /// What gave it: only vectors for which this is equal are compared.
     by: String,
     /// The name that users know the model by.
     model: String,
-    sample: Sample,
+    sample: StoredSample,
 }
 
 /// The result of a comparison that found no other model.
 #[derive(Debug, PartialEq, Eq)]
-enum Checked {
+enum CheckOutcome {
     /// The model is the same, or was asked for the first time.
     Same,
     /// The model's files identify it, so no sample is needed.
@@ -74,16 +74,16 @@ enum Checked {
 /// Compares the provider's vector of the sample with the stored one, or stores it at the first start. A provider that does not
 /// answer is not refused. Returns whether the model is checked, so that nothing is left to ask.
 pub(crate) async fn refuse_another_model(config: &Config, embedder: &dyn Embedder) -> Result<bool, Failure> {
-    Ok(!matches!(check(&file(config), embedder, PATIENCE).await?, Checked::NotAnswered(_)))
+    Ok(!matches!(check(&file(config), embedder, PATIENCE).await?, CheckOutcome::NotAnswered(_)))
 }
 
 /// Returns the sample that the model gives now; `None` if its files identify it, or it does not answer.
-pub(crate) async fn given(embedder: &dyn Embedder) -> Option<Given> {
-    ask(embedder, PATIENCE).await.ok().flatten()
+pub(crate) async fn take_sample(embedder: &dyn Embedder) -> Option<NewSample> {
+    ask_for_sample(embedder, PATIENCE).await.ok().flatten()
 }
 
 /// Replaces all stored samples by the one that the model gave when it began to embed the collections that are served now.
-pub(crate) fn replace(config: &Config, given: Option<Given>) {
+pub(crate) fn replace_samples(config: &Config, given: Option<NewSample>) {
     let file = file(config);
     let samples: Samples = given.into_iter().map(|given| (given.by, given.sample)).collect();
     if samples.is_empty() {
@@ -111,16 +111,16 @@ pub(crate) fn file(config: &Config) -> PathBuf {
 }
 
 /// Asks for the sample once and compares. An error that [passes](Failure::passes) means that the sample could not be stored.
-async fn check(file: &Path, embedder: &dyn Embedder, patience: Duration) -> Result<Checked, Failure> {
-    match ask(embedder, patience).await {
-        Ok(Some(given)) => compare(file, given).map(|()| Checked::Same),
-        Ok(None) => Ok(Checked::NoNeed),
-        Err(reason) => Ok(Checked::NotAnswered(reason)),
+async fn check(file: &Path, embedder: &dyn Embedder, patience: Duration) -> Result<CheckOutcome, Failure> {
+    match ask_for_sample(embedder, patience).await {
+        Ok(Some(given)) => compare(file, given).map(|()| CheckOutcome::Same),
+        Ok(None) => Ok(CheckOutcome::NoNeed),
+        Err(reason) => Ok(CheckOutcome::NotAnswered(reason)),
     }
 }
 
 /// Asks for the sample; `None` if the model's files identify it. The error says why there is no answer.
-async fn ask(embedder: &dyn Embedder, patience: Duration) -> Result<Option<Given>, String> {
+async fn ask_for_sample(embedder: &dyn Embedder, patience: Duration) -> Result<Option<NewSample>, String> {
     // Taken before the request, because the model may be replaced right after the answer.
     let same_at = SystemTime::now().into();
     let answer = tokio::time::timeout(patience, embedder.sample()).await;
@@ -128,12 +128,12 @@ async fn ask(embedder: &dyn Embedder, patience: Duration) -> Result<Option<Given
     let Some(vector) = answer.map_err(late)?.map_err(|error| error.to_string())? else { return Ok(None) };
     let info = embedder.info();
     let by = format!("{} {}", info.revision, vector.len());
-    Ok(Some(Given { by, model: info.model.clone(), sample: Sample { vector, same_at } }))
+    Ok(Some(NewSample { by, model: info.model.clone(), sample: StoredSample { vector, same_at } }))
 }
 
 /// Compares the given sample with the stored one. Stores it if there is none, else when it was the same.
-fn compare(file: &Path, given: Given) -> Result<(), Failure> {
-    let Given { by, model, sample: now } = given;
+fn compare(file: &Path, given: NewSample) -> Result<(), Failure> {
+    let NewSample { by, model, sample: now } = given;
     let mut samples = read(file);
     let Some(before) = samples.get_mut(&by) else {
         samples.insert(by, now);
@@ -141,7 +141,7 @@ fn compare(file: &Path, given: Given) -> Result<(), Failure> {
         return write(file, &samples).map_err(failed);
     };
     let similarity = similarity(&before.vector, &now.vector);
-    if similarity >= SAME {
+    if similarity >= SAME_SIMILARITY {
         before.same_at = now.same_at;
         // If it is not stored, a refusal names an earlier time, which is true as well.
         if let Err(error) = write(file, &samples) {

@@ -23,7 +23,8 @@ use walvec_pipeline::publish::{Publisher, PublisherConfig, TableTopic};
 use walvec_pipeline::store::DeadLetter;
 use walvec_pipeline::{Collection, ConfigDigest, PipelineError, Store};
 
-use crate::app;
+use super::source::source_config;
+use super::{digest, transform};
 use crate::config::{Config, GroupProtocol, KafkaSettings, RecordFormat, Stage};
 use crate::failure::Failure;
 
@@ -108,7 +109,7 @@ impl<'a> Broker<'a> {
     /// Makes the publisher, which writes PostgreSQL's changes into topics.
     pub(crate) fn publisher(&self, store: &Arc<Store>, stop: CancellationToken) -> Publisher {
         let (config, kafka) = (self.config, self.kafka);
-        let source = app::source_config(config);
+        let source = source_config(config);
         let mut topics: Vec<TableTopic> = Vec::new();
         for collection in &config.collections {
             if topics.iter().all(|topic| topic.table != collection.table) {
@@ -119,7 +120,7 @@ impl<'a> Broker<'a> {
         let shown = config.collections.iter().map(|collection| (collection.name.clone(), collection.table.clone()));
         let publisher = PublisherConfig {
             source,
-            config_digest: digest(config, kafka),
+            config_digest: topics_digest(config, kafka),
             on_gap: config.source.on_gap.into(),
             connection: self.connection.clone(),
             compression: kafka.compression.name().to_owned(),
@@ -150,9 +151,9 @@ impl<'a> Broker<'a> {
             },
             session_timeout: kafka.session_timeout(),
             reads,
-            source: has_source.then(|| app::source_config(config)),
+            source: has_source.then(|| source_config(config)),
             batch_rows: config.pipeline.batch_rows,
-            config_digest: app::payload_digest(config),
+            config_digest: digest::payload_digest(config),
         };
         Indexer::new(indexer, collections, self.letters(), stop)
     }
@@ -160,8 +161,8 @@ impl<'a> Broker<'a> {
     /// Makes the collections of the stage `embed`, which writes its points to the topic of vectors.
     pub(crate) fn collections_in_topic(&self, embedder: &Arc<dyn Embedder>) -> Result<Vec<Collection>, Failure> {
         let in_topic = self.config.collections.iter().map(|collection| {
-            let transform = Arc::new(app::transform(collection, app::counter(embedder))?);
-            let fingerprint = app::fingerprint(embedder.as_ref(), collection);
+            let compiled = Arc::new(transform::compile(collection, transform::token_counter(embedder))?);
+            let fingerprint = transform::fingerprint(embedder.as_ref(), collection);
             let vector = collection.layout().vector_name(&self.config.embedding.model);
             let topic = self.topic(self.kafka.vectors_topic());
             let (producer, format) = (Arc::clone(&self.producer), format(self.kafka));
@@ -171,9 +172,9 @@ impl<'a> Broker<'a> {
             Ok(Collection {
                 name: collection.name.clone(),
                 table: collection.table.clone(),
-                transform,
+                transform: compiled,
                 embedder: Arc::clone(embedder),
-                keywords: app::keywords(collection),
+                keywords: transform::keywords(collection),
                 on_long: collection.on_long.into(),
                 sink: Arc::new(sink),
                 fingerprint,
@@ -235,12 +236,12 @@ const fn format(kafka: &KafkaSettings) -> Format {
 }
 
 /// Returns a digest of what decides about the rows in each topic and what workers make of them. When it changes, tables are read again.
-pub(crate) fn digest(config: &Config, kafka: &KafkaSettings) -> ConfigDigest {
+pub(crate) fn topics_digest(config: &Config, kafka: &KafkaSettings) -> ConfigDigest {
     let topics = config.collections.iter().map(|collection| kafka.changes_topic(&collection.table));
-    let parts: Vec<String> = std::iter::once(app::config_digest(config)).chain(topics).collect();
+    let parts: Vec<String> = std::iter::once(digest::config_digest(config)).chain(topics).collect();
     let digest = Fingerprint::of(&parts.iter().map(String::as_str).collect::<Vec<_>>()).to_string();
     // Workers then read the topics from their beginning, so every table must be written again: no table has a digest of its own.
-    ConfigDigest { digest, numbers: app::stored_numbers(config), tables: BTreeMap::new() }
+    ConfigDigest { digest, numbers: digest::stored_numbers(config), tables: BTreeMap::new() }
 }
 
 /// Returns the name of this machine, which distinguishes its workers from those of other machines.

@@ -17,14 +17,15 @@ use walvec_sink::{
 };
 use walvec_transform::{Compared, Field, Layout};
 
-use super::tasks::Operations;
-use super::{AllowedHosts, AppState, Limits};
-use crate::app;
+use crate::assembly::transform;
 use crate::config::CollectionConfig;
+use crate::http::tasks::Operations;
+use crate::http::{self, AllowedHosts, AppState, Limits};
 use crate::search::description::CollectionDescription;
 use crate::search::resolve::KnownFields;
 use crate::search::serving::{Fields, Searchable, Serving};
 use crate::tasks::Tasks;
+use crate::ui;
 
 const DIMENSION: usize = 64;
 
@@ -282,7 +283,7 @@ fn description() -> CollectionDescription {
     let collection = r#"{"name": "books", "table": "public.books", "text": "{{ name }}", "index": {"year": "integer"},
         "computed": {"decade": "{{ year // 10 * 10 }}"}}"#;
     let collection: CollectionConfig = serde_json::from_str(collection).unwrap();
-    let transform = app::transform(&collection, Arc::new(str::len)).unwrap();
+    let transform = transform::compile(&collection, Arc::new(str::len)).unwrap();
     let columns =
         vec![Column::new("id", "bigint", 20), Column::new("name", "text", 25), Column::new("year", "integer", 23)];
     transform.check(&Table { name: collection.table.clone(), columns, key: vec![0] }).unwrap();
@@ -368,6 +369,7 @@ pub(crate) fn state_with(status: Status) -> AppState {
         token: None,
         allowed_hosts: Vec::new(),
         examples: vec!["a whale at sea".to_owned()],
+        sign_in_page: ui::sign_in_page,
     }
 }
 
@@ -378,7 +380,7 @@ pub(crate) fn router(state: AppState) -> Router {
 
 /// Builds the surface behind a loopback listener with other limits.
 pub(crate) fn router_with(state: AppState, limits: Limits) -> Router {
-    super::router(state, loopback(), limits)
+    http::router(state, ui::routes(), loopback(), limits)
 }
 
 /// Returns the rule for a loopback listener.
