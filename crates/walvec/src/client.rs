@@ -49,7 +49,7 @@ pub(crate) fn directories(config: &Config, stages: &[Stage]) -> Vec<(String, Pat
 }
 
 /// The health that a running instance reports.
-pub(crate) struct Answered {
+pub(crate) struct ReportedHealth {
     pub(crate) is_ok: bool,
     /// `ready`, `alive`, or why it is neither.
     pub(crate) said: String,
@@ -57,8 +57,8 @@ pub(crate) struct Answered {
     pub(crate) problem: Option<String>,
 }
 
-/// A running instance.
-pub(crate) struct Running {
+/// A client of a running walvec.
+pub(crate) struct Client {
     address: SocketAddr,
     client: reqwest::Client,
     token: Option<SecretString>,
@@ -66,7 +66,7 @@ pub(crate) struct Running {
     key: Option<SecretString>,
 }
 
-impl Running {
+impl Client {
     /// Returns the instance that owns `directory`, if one is running and serves HTTP.
     pub(crate) async fn find(directory: &Path, token: Option<SecretString>) -> Option<Self> {
         let Announcement { address, key, .. } = Announcement::read(directory).ok().flatten()?;
@@ -130,7 +130,7 @@ impl Running {
     }
 
     /// Asks `/livez` or `/readyz`, which need no token.
-    pub(crate) async fn probe(&self, path: &str) -> Answered {
+    pub(crate) async fn probe(&self, path: &str) -> ReportedHealth {
         let answer = async {
             let response = self.client.get(self.url(path)).send().await?;
             Ok((response.status().is_success(), response.json::<Value>().await?))
@@ -140,7 +140,11 @@ impl Running {
         });
         let text = |member| body.get(member).and_then(Value::as_str).map(str::to_owned);
         let said = if is_ok { text("status") } else { text("detail") };
-        Answered { is_ok, said: said.unwrap_or_else(|| "no answer of walvec".to_owned()), problem: text("problem") }
+        ReportedHealth {
+            is_ok,
+            said: said.unwrap_or_else(|| "no answer of walvec".to_owned()),
+            problem: text("problem"),
+        }
     }
 
     /// Sends a GET and returns the answer, or the problem that came instead.
@@ -176,7 +180,7 @@ impl Running {
             return response.json().await.map_err(unreachable);
         }
         if status == reqwest::StatusCode::UNAUTHORIZED {
-            return Err(self.not_let_in());
+            return Err(self.unauthorized());
         }
         let problem: Value = response.json().await.map_err(unreachable)?;
         let detail = problem.get("detail").or_else(|| problem.get("title")).and_then(Value::as_str);
@@ -188,7 +192,7 @@ impl Running {
     }
 
     /// Makes the failure of a user who has neither the token nor access to the key.
-    fn not_let_in(&self) -> Failure {
+    fn unauthorized(&self) -> Failure {
         let what = match (&self.token, &self.key) {
             (Some(_), None) => {
                 format!("WALVEC_TOKEN, or `server.token`, is not the token of the walvec at {}", self.address)

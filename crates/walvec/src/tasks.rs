@@ -80,7 +80,7 @@ impl TaskHandle {
     }
 
     /// Reports the progress of a step, or what holds it up.
-    pub(crate) fn reach(&self, step: &str, problem: Option<&Problem>, rows: u64, estimated: Option<u64>) {
+    pub(crate) fn report_progress(&self, step: &str, problem: Option<&Problem>, rows: u64, estimated: Option<u64>) {
         self.update(|task| {
             task.step = problem.map_or_else(|| step.to_owned(), |problem| format!("waiting: {}", problem.message));
             task.rows = rows;

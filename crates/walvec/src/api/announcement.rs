@@ -36,9 +36,9 @@ impl Announcement {
 pub(crate) struct PermissionDenied;
 
 /// The announcement of this process's address to other processes; removed when dropped.
-pub(crate) struct Announced(PathBuf);
+pub(crate) struct AnnouncementGuard(PathBuf);
 
-impl Announced {
+impl AnnouncementGuard {
     /// Writes `server.json`, atomically.
     pub(crate) fn write(directory: &Path, address: SocketAddr, key: &str) -> std::io::Result<Self> {
         let path = directory.join("server.json");
@@ -48,7 +48,7 @@ impl Announced {
     }
 }
 
-impl Drop for Announced {
+impl Drop for AnnouncementGuard {
     fn drop(&mut self) {
         // If the file stays, other processes notice when the connection fails.
         let _ = std::fs::remove_file(&self.0);

@@ -42,13 +42,13 @@ pub(crate) struct AnswerHit<'a> {
     score: f64,
     /// The row that it shows; `None`: another program wrote the point.
     #[serde(flatten)]
-    row: RowOf<'a>,
+    row: HitRow<'a>,
     payload: &'a Payload,
 }
 
 /// The row that a hit shows, and the chunk of it. All fields are null for a point that another program wrote.
 #[derive(Default, Serialize)]
-struct RowOf<'a> {
+struct HitRow<'a> {
     /// The table, `schema.table`.
     table: Option<&'a str>,
     /// The values of the key columns.
@@ -60,7 +60,7 @@ struct RowOf<'a> {
 
 impl<'a> From<&'a Hit> for AnswerHit<'a> {
     fn from(hit: &'a Hit) -> Self {
-        let row = hit.provenance.as_ref().map(|row| RowOf {
+        let row = hit.provenance.as_ref().map(|row| HitRow {
             table: Some(&row.table),
             key: Some(&row.key),
             chunk: Some(row.chunk),

@@ -29,7 +29,7 @@ use crate::config::{Config, GroupProtocol, KafkaSettings, RecordFormat, Stage};
 use crate::failure::Failure;
 
 /// How long one record may take a worker: less than the time after which another worker takes over.
-const PATIENCE: Duration = Duration::from_secs(5);
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The parts that the stages of one process share.
 pub(crate) struct Broker<'a> {
@@ -47,7 +47,7 @@ impl<'a> Broker<'a> {
         let sending = Sending {
             compression: kafka.compression.name().to_owned(),
             largest_record: LARGEST_RECORD,
-            patience: Some(PATIENCE),
+            patience: Some(SEND_TIMEOUT),
         };
         let producer = Arc::new(Producer::new(&connection, sending).map_err(PipelineError::from)?);
         let topic = kafka.dead_letters_topic();

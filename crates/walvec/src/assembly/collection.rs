@@ -17,7 +17,7 @@ use crate::failure::Failure;
 pub(crate) const E_FINGERPRINT: &str = "E_FINGERPRINT";
 
 /// A collection that can be written and searched.
-pub(crate) enum Opened {
+pub(crate) enum OpenCollection {
     /// In the data directory.
     Embedded(Embedded),
     /// On a server.
@@ -33,7 +33,7 @@ pub(crate) enum CollectionRef<'a> {
     Own(&'a str),
 }
 
-impl Opened {
+impl OpenCollection {
     /// Opens a collection. In the data directory it is created if it is missing; a server is not asked yet.
     pub(crate) async fn open(
         config: &Config,

@@ -9,10 +9,10 @@ use walvec_capture::{CaptureError, open_session};
 use walvec_model::TableName;
 
 /// How long a search waits for PostgreSQL's answer.
-const LONGEST: Duration = Duration::from_secs(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long PostgreSQL is not asked again after it did not answer, so that not every search waits for it.
-const PAUSE: Duration = Duration::from_secs(10);
+const RETRY_PAUSE: Duration = Duration::from_secs(10);
 
 /// Asks for labels when a filter needs them, and caches the answer.
 ///
@@ -58,11 +58,11 @@ impl EnumLabels {
 
     /// Caches the present labels; `None` if PostgreSQL does not answer, or did not a moment ago.
     async fn ask_again(&self) -> Option<()> {
-        if self.cached().failed.is_some_and(|failed| failed.elapsed() < PAUSE) {
+        if self.cached().failed.is_some_and(|failed| failed.elapsed() < RETRY_PAUSE) {
             return None;
         }
         let asked = Instant::now();
-        let reason = match tokio::time::timeout(LONGEST, self.ask()).await {
+        let reason = match tokio::time::timeout(ANSWER_TIMEOUT, self.ask()).await {
             Ok(Ok(labels)) => {
                 *self.cached() = CachedLabels { labels, asked: Some(asked), failed: None };
                 return Some(());

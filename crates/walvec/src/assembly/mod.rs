@@ -34,7 +34,7 @@ use walvec_pipeline::{Collection, Pipeline, PipelineConfig, PipelineError, Store
 use walvec_sink::SinkError;
 use walvec_sink::embedded::DataDir;
 
-use self::collection::{CollectionRef, Opened};
+use self::collection::{CollectionRef, OpenCollection};
 use self::digest::config_digests;
 use self::enum_labels::EnumLabels;
 use self::fields::TableFields;
@@ -45,7 +45,7 @@ use crate::search::description::CollectionDescription;
 use crate::search::serving::{Searchable, Serving};
 
 /// How many collections are opened concurrently. Half of the time is spent waiting for the disk.
-const OPENED_AT_ONCE: usize = 8;
+const CONCURRENT_OPENS: usize = 8;
 
 /// How long closing the collections may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
@@ -55,7 +55,7 @@ pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) embedder: Arc<dyn Embedder>,
     collections: Vec<Collection>,
-    opened: Vec<Opened>,
+    opened: Vec<OpenCollection>,
 }
 
 impl Parts {
@@ -114,19 +114,20 @@ impl Parts {
     pub(crate) fn serving(&self) -> Serving {
         let stored_columns = columns::load(&self.config);
         let opened = self.config.collections.iter().zip(&self.collections).zip(&self.opened);
-        let searchable = |((collection, written), opened): ((&CollectionConfig, &Collection), &Opened)| Searchable {
-            name: collection.name.clone(),
-            layout: collection.layout(),
-            keywords: written.keywords.clone(),
-            is_chunked: collection.chunk.is_some(),
-            description: Arc::new(CollectionDescription::new(collection, Arc::clone(&written.transform))),
-            fields: Arc::new(TableFields {
-                transform: Arc::clone(&written.transform),
-                stored_columns: stored_columns.get(&collection.name).cloned(),
-                labels: self.labels(&collection.table),
-            }),
-            search: opened.search(),
-        };
+        let searchable =
+            |((collection, written), opened): ((&CollectionConfig, &Collection), &OpenCollection)| Searchable {
+                name: collection.name.clone(),
+                layout: collection.layout(),
+                keywords: written.keywords.clone(),
+                is_chunked: collection.chunk.is_some(),
+                description: Arc::new(CollectionDescription::new(collection, Arc::clone(&written.transform))),
+                fields: Arc::new(TableFields {
+                    transform: Arc::clone(&written.transform),
+                    stored_columns: stored_columns.get(&collection.name).cloned(),
+                    labels: self.labels(&collection.table),
+                }),
+                search: opened.search(),
+            };
         Serving { collections: opened.map(searchable).collect(), embedder: Arc::clone(&self.embedder) }
     }
 
@@ -160,7 +161,7 @@ impl Parts {
     /// a service manager does not wait for long.
     pub(crate) async fn close(self) {
         self.remember_columns();
-        let closing = join_all(self.opened.into_iter().map(Opened::leave));
+        let closing = join_all(self.opened.into_iter().map(OpenCollection::leave));
         let Ok(closed) = tokio::time::timeout(CLOSE_LIMIT, closing).await else {
             tracing::info!(
                 "the collections are left before they are closed; the next start takes a moment longer, nothing is lost"
@@ -194,18 +195,18 @@ async fn open_all(
     config: &Config,
     embedder: &dyn Embedder,
     own_names: Option<&[String]>,
-) -> Result<Vec<Opened>, Failure> {
+) -> Result<Vec<OpenCollection>, Failure> {
     let mut opened = Vec::with_capacity(config.collections.len());
     let which = |index: usize| {
         own_names.and_then(|names| names.get(index)).map_or(CollectionRef::Served, |name| CollectionRef::Own(name))
     };
     let dimension = embedder.info().dimension;
     let open = async |(index, collection): &(usize, &CollectionConfig)| {
-        Opened::open(config, collection, which(*index), dimension, &fingerprint(embedder, collection)).await
+        OpenCollection::open(config, collection, which(*index), dimension, &fingerprint(embedder, collection)).await
     };
     let collections: Vec<(usize, &CollectionConfig)> = config.collections.iter().enumerate().collect();
-    for some in collections.chunks(OPENED_AT_ONCE) {
-        let some: Result<Vec<Opened>, Failure> = join_all(some.iter().map(&open)).await.into_iter().collect();
+    for some in collections.chunks(CONCURRENT_OPENS) {
+        let some: Result<Vec<OpenCollection>, Failure> = join_all(some.iter().map(&open)).await.into_iter().collect();
         opened.extend(some?);
     }
     Ok(opened)

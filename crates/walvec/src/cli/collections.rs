@@ -12,7 +12,7 @@ use crate::api::collections::{CollectionInfo, Collections, FieldInfo, FieldOrigi
 use crate::assembly::fields::TableFields;
 use crate::assembly::source::source_config;
 use crate::assembly::transform;
-use crate::client::Running;
+use crate::client::Client;
 use crate::config::{Config, Stage};
 use crate::search::description::CollectionDescription;
 use crate::search::serving::Fields as _;
@@ -31,7 +31,7 @@ pub(crate) struct CollectionsArgs {
 
 pub(crate) async fn execute(args: CollectionsArgs) -> Result<ExitCode, Failure> {
     let config = args.config.load_to_ask()?;
-    let found = match Running::first(&config, &[Stage::Index, Stage::Sink]).await {
+    let found = match Client::first(&config, &[Stage::Index, Stage::Sink]).await {
         Some(running) => running.get("/api/v1/collections", &[]).await?,
         None => of_source(&args.config.load_to_compare()?).await?,
     };

@@ -17,7 +17,7 @@ use crate::api::dead_letters::DeadLetterPage;
 use crate::api::tasks::RepairRequest;
 use crate::assembly;
 use crate::assembly::broker::Broker;
-use crate::client::Running;
+use crate::client::Client;
 use crate::config::{Config, Stage};
 
 /// List, retry and drop parked rows.
@@ -38,7 +38,7 @@ enum Command {
     /// Show parked rows: which row, why, and where its record is.
     List {
         #[command(flatten)]
-        which: Which,
+        selection: Selection,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -46,17 +46,17 @@ enum Command {
     /// Process parked rows again: through a broker their records are written again, otherwise the rows are read again.
     Retry {
         #[command(flatten)]
-        which: Which,
+        selection: Selection,
     },
     /// Forget that rows are parked. They stay missing, or as they were, until they change.
     Drop {
         #[command(flatten)]
-        which: Which,
+        selection: Selection,
     },
 }
 
 #[derive(Args)]
-struct Which {
+struct Selection {
     #[command(flatten)]
     config: ConfigArgs,
     /// Only parked rows of this collection.
@@ -67,7 +67,7 @@ struct Which {
     key: Option<String>,
 }
 
-impl Which {
+impl Selection {
     fn wants(&self, letter: &DeadLetter) -> bool {
         let key = || RowKey::new(letter.key.clone()).to_string();
         self.collection.as_ref().is_none_or(|name| *name == letter.collection)
@@ -76,18 +76,18 @@ impl Which {
 }
 
 pub(crate) async fn execute(args: DeadLettersArgs) -> Result<ExitCode, Failure> {
-    let (Command::List { which, .. } | Command::Retry { which } | Command::Drop { which }) = &args.command;
-    let mut config = which.config.load_to_ask()?;
+    let (Command::List { selection, .. } | Command::Retry { selection } | Command::Drop { selection }) = &args.command;
+    let mut config = selection.config.load_to_ask()?;
     if config.broker.is_some() {
-        config = which.config.load_to_read_topics()?;
+        config = selection.config.load_to_read_topics()?;
     }
-    let place = Place::find(&config).await?;
-    let mut letters = place.all(&config).await?;
-    letters.retain(|letter| which.wants(letter));
+    let storage = Storage::find(&config).await?;
+    let mut letters = storage.all(&config).await?;
+    letters.retain(|letter| selection.wants(letter));
     match &args.command {
         Command::List { json, .. } => list(&letters, *json),
-        Command::Retry { .. } => place.retry(letters).await,
-        Command::Drop { .. } => place.forget(letters).await,
+        Command::Retry { .. } => storage.retry(letters).await,
+        Command::Drop { .. } => storage.forget(letters).await,
     }
 }
 
@@ -113,21 +113,21 @@ fn list(letters: &[DeadLetter], as_json: bool) -> Result<ExitCode, Failure> {
 }
 
 /// Where the parked rows are stored.
-enum Place<'a> {
+enum Storage<'a> {
     /// In a running walvec.
-    Running(Running),
+    Running(Client),
     /// In the state file of a walvec that does not run.
     Stopped { store: Arc<Store>, _data_dir: DataDir },
     /// In a topic of the broker.
     Topic(Broker<'a>),
 }
 
-impl<'a> Place<'a> {
+impl<'a> Storage<'a> {
     async fn find(config: &'a Config) -> Result<Self, Failure> {
         if let Some(broker) = &config.broker {
             return Ok(Self::Topic(Broker::connect(config, &broker.kafka).await?));
         }
-        if let Some(running) = Running::first(config, &[Stage::All]).await {
+        if let Some(running) = Client::first(config, &[Stage::All]).await {
             return Ok(Self::Running(running));
         }
         let directory = config.sink.directory();
@@ -197,7 +197,7 @@ fn by_collection(letters: Vec<DeadLetter>) -> BTreeMap<String, Vec<RowKey>> {
     keys
 }
 
-async fn of_running(running: &Running, collection: &str) -> Result<Vec<DeadLetter>, Failure> {
+async fn of_running(running: &Client, collection: &str) -> Result<Vec<DeadLetter>, Failure> {
     let mut all = Vec::new();
     let mut after: Option<String> = None;
     loop {
@@ -212,7 +212,7 @@ async fn of_running(running: &Running, collection: &str) -> Result<Vec<DeadLette
     }
 }
 
-async fn retry_rows(running: &Running, letters: Vec<DeadLetter>) -> Result<ExitCode, Failure> {
+async fn retry_rows(running: &Client, letters: Vec<DeadLetter>) -> Result<ExitCode, Failure> {
     let mut rows = 0;
     for (collection, keys) in by_collection(letters) {
         let keys = keys.iter().map(|key| key.values().to_vec()).collect();

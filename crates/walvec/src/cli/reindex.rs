@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{ConfigArgs, Failure, output, task};
 use crate::api::tasks::ReindexRequest;
-use crate::client::Running;
+use crate::client::Client;
 use crate::config::{Config, Overrides};
 use crate::daemon::Service;
 use crate::daemon::direct::Reload;
@@ -36,7 +36,7 @@ pub(crate) struct ReindexArgs {
 pub(crate) async fn execute(args: ReindexArgs) -> Result<ExitCode, Failure> {
     let config = args.config.load_to_ask()?;
     let body = ReindexRequest { rollback: args.rollback };
-    let find = || Running::find(config.sink.directory(), config.server.token.clone());
+    let find = || Client::find(config.sink.directory(), config.server.token.clone());
     let text = if args.rollback { "The former collections are served again" } else { "The new collections are served" };
     if let Some(running) = find().await {
         let done = task::perform(&running, "/api/v1/reindex", &body).await?;

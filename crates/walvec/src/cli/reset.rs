@@ -72,7 +72,7 @@ pub(crate) async fn execute(args: ResetArgs) -> Result<ExitCode, Failure> {
         Some(former) => drop_former_slot(&config, &former, &source).await?,
         None => None,
     };
-    if let Err(error) = cleanup::forget(&reindexed).await {
+    if let Err(error) = cleanup::clean_up(&reindexed).await {
         let slot = reindex::slot(&reindexed);
         output::note(&format!(
             "slot \"{slot}\" of a reindex stays, and keeps WAL: {error}; drop it: SELECT pg_drop_replication_slot('{slot}');"

@@ -11,7 +11,7 @@ use walvec_pipeline::{PipelineError, Store};
 use super::{ConfigArgs, Failure, output, task};
 use crate::api::tasks::ResyncRequest;
 use crate::assembly;
-use crate::client::Running;
+use crate::client::Client;
 use crate::config::{Config, Stage};
 
 /// Reads all tables again: now if walvec is running, otherwise at its next start. Unchanged texts are not embedded again.
@@ -33,7 +33,7 @@ pub(crate) struct ResyncArgs {
 
 pub(crate) async fn execute(args: ResyncArgs) -> Result<ExitCode, Failure> {
     let config = args.config.load_to_ask()?;
-    let Some(running) = Running::first(&config, &[Stage::Capture]).await else {
+    let Some(running) = Client::first(&config, &[Stage::Capture]).await else {
         want(&config, args.force)?;
         let text = "The next `walvec run` reads all tables again.";
         return if args.json { output::json(&json!({"action": "at_next_start"})) } else { output::line(text) };

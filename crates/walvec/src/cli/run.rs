@@ -11,7 +11,7 @@ use walvec_pipeline::status::Phase;
 use super::{ConfigArgs, Failure};
 use crate::config::{self, Overrides, Stage};
 use crate::daemon::Service;
-use crate::terminal::progress::{Meter, Voice};
+use crate::terminal::progress::{Meter, ReportTo};
 
 const EXAMPLE: &str = "\
 Example: one capture and two workers on one machine, with
@@ -56,20 +56,20 @@ pub(crate) async fn execute(args: RunArgs) -> Result<ExitCode, Failure> {
     };
     let service = Service::start(load()?, Vec::new(), Box::new(load)).await?;
     tracing::info!("search page: http://{}/", service.address);
-    let progress = tokio::spawn(show_snapshot(service.status.clone(), Voice::Log));
+    let progress = tokio::spawn(show_snapshot(service.status.clone(), ReportTo::Log));
     let outcome = service.finish().await;
     progress.abort();
     outcome
 }
 
 /// Shows the progress of the snapshot while one is being taken.
-pub(crate) async fn show_snapshot(mut status: watch::Receiver<Status>, voice: Voice) {
+pub(crate) async fn show_snapshot(mut status: watch::Receiver<Status>, report_to: ReportTo) {
     let mut meter = None;
     while status.changed().await.is_ok() {
         let now = status.borrow_and_update().clone();
         if now.phase == Phase::Snapshot {
             let (copied, estimated) = now.snapshot_rows();
-            meter.get_or_insert_with(|| Meter::new("snapshot", voice)).show(copied, Some(estimated));
+            meter.get_or_insert_with(|| Meter::new("snapshot", report_to)).show(copied, Some(estimated));
         } else {
             meter = None;
         }

@@ -15,17 +15,17 @@ use walvec_sink::{Place, Query, SearchRequest, page_of_hits};
 use super::{ConfigArgs, Failure, hits, output};
 use crate::api::problem::Problem;
 use crate::api::search::{AnswerHit, Freshness, SearchAnswer};
-use crate::assembly::collection::Opened;
+use crate::assembly::collection::OpenCollection;
 use crate::assembly::fields::TableFields;
 use crate::assembly::{self, columns, transform};
-use crate::client::Running;
+use crate::client::Client;
 use crate::config::{CollectionConfig, Config, Stage};
 use crate::search::cursor::{Cursor, OF_ANOTHER_SEARCH, Ranking};
 use crate::search::filter::{self, FieldCondition, condition_from_text};
-use crate::search::mode::{Mode, NO_WORD_COUNTS, Refused, ResolvedMode};
+use crate::search::mode::{Mode, NO_WORD_COUNTS, ResolvedMode, SearchRefusal};
 use crate::search::request::MAX_QUERY_BYTES;
 use crate::search::resolve;
-use crate::search::searcher::Embedded;
+use crate::search::searcher::QueryVector;
 use crate::search::serving::Fields as _;
 
 /// Search a collection by meaning.
@@ -104,7 +104,7 @@ pub(crate) async fn execute(args: SearchArgs) -> Result<ExitCode, Failure> {
     let text = args.text()?;
     let config = args.config.load_to_ask()?;
     let collection = choose(&config, args.collection.as_deref())?;
-    let answer = match Running::first(&config, &[Stage::Index, Stage::Sink]).await {
+    let answer = match Client::first(&config, &[Stage::Index, Stage::Sink]).await {
         Some(running) => {
             let limit = args.limit.to_string();
             let mut query = vec![("q", text.as_str()), ("collection", &collection.name), ("limit", &limit)];
@@ -167,7 +167,8 @@ async fn search_here(
         .with_remedy("walvec run"));
     }
     let keywords = transform::keywords(collection);
-    let refused = |Refused(reason)| Failure::new(2, "E_USAGE", format!("collection \"{}\": {reason}", collection.name));
+    let refused =
+        |SearchRefusal(reason)| Failure::new(2, "E_USAGE", format!("collection \"{}\": {reason}", collection.name));
     let by = Mode::of(args.mode, keywords.as_deref()).map_err(refused)?;
     by.check_score(args.min_score).map_err(refused)?;
     let conditions = args.filters.iter().map(|given| given.condition.clone()).collect();
@@ -194,7 +195,7 @@ async fn search_here(
     let _data_dir = assembly::lock(directory)?;
     let embedder = assembly::load_embedder(config).await?;
     let fingerprint = transform::fingerprint(embedder.as_ref(), collection);
-    let found = Opened::find(config, collection, embedder.info().dimension, &fingerprint).await?;
+    let found = OpenCollection::find(config, collection, embedder.info().dimension, &fingerprint).await?;
     let opened = found.ok_or_else(|| {
         let what = format!("collection \"{}\" does not exist yet", collection.name);
         Failure::definite("E_SINK", what).with_remedy("walvec run")
@@ -216,17 +217,17 @@ async fn search_here(
 /// Embeds the query; also returns whether the model has read only the beginning of it.
 async fn query(embedder: &dyn Embedder, by: ResolvedMode<'_>, text: &str) -> Result<(Query, bool), Failure> {
     let dense = async || {
-        let embedded = Embedded::of(embedder, text.to_owned()).await;
+        let embedded = QueryVector::of(embedder, text.to_owned()).await;
         embedded.map_err(|error| Failure::from(PipelineError::Embed(error)))
     };
     Ok(match by {
         ResolvedMode::Dense => {
-            let Embedded { vector, is_cut } = dense().await?;
+            let QueryVector { vector, is_cut } = dense().await?;
             (Query::Dense(vector), is_cut)
         }
         ResolvedMode::Keyword(keywords) => (Query::Keyword(keywords.query(text)), false),
         ResolvedMode::Hybrid(keywords) => {
-            let Embedded { vector, is_cut } = dense().await?;
+            let QueryVector { vector, is_cut } = dense().await?;
             (Query::Hybrid(vector, keywords.query(text)), is_cut)
         }
     })

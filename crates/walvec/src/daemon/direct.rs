@@ -87,18 +87,19 @@ impl Supervisor {
         let mut before = None;
         loop {
             let source = source_config(&self.parts.config);
-            let mut live = RunningPipeline::start(&self.parts, source, &self.store, true, before.as_ref(), &self.stop)?;
-            let forwarding = tokio::spawn(forward_status(live.status.clone(), self.status.clone()));
-            let wanted = self.handle_requests(&live).await;
+            let mut pipeline =
+                RunningPipeline::start(&self.parts, source, &self.store, true, before.as_ref(), &self.stop)?;
+            let forwarding = tokio::spawn(forward_status(pipeline.status.clone(), self.status.clone()));
+            let wanted = self.handle_requests(&pipeline).await;
             let outcome = match wanted {
                 Some((candidate, task)) => {
                     // The status does not show this stop: searches are still answered.
                     forwarding.abort();
-                    live.halt().await?;
-                    let kept = live.status.borrow().clone();
+                    pipeline.halt().await?;
+                    let kept = pipeline.status.borrow().clone();
                     self.switch_to(candidate, task).await.map(|filled| before = Some(filled.unwrap_or(kept)))
                 }
-                None => live.ended().await,
+                None => pipeline.ended().await,
             };
             forwarding.abort();
             if outcome.is_err() || self.stop.is_cancelled() {
@@ -108,15 +109,15 @@ impl Supervisor {
     }
 
     /// Handles requests until the pipeline ends, or until other collections are ready to take over once it is stopped.
-    async fn handle_requests(&mut self, live: &RunningPipeline) -> Option<(ReindexCandidate, TaskHandle)> {
+    async fn handle_requests(&mut self, pipeline: &RunningPipeline) -> Option<(ReindexCandidate, TaskHandle)> {
         let mut is_remembered = false;
         loop {
             let (request, task) = match self.unfinished.take() {
                 Some(unfinished) => unfinished,
                 None => tokio::select! {
-                    () = has_ended(&live.status) => return None,
+                    () = has_ended(&pipeline.status) => return None,
                     Some(request) = self.requests.recv() => request,
-                    true = streams(&live.status), if !is_remembered => {
+                    true = streams(&pipeline.status), if !is_remembered => {
                         is_remembered = true;
                         if let Err(error) = state::store_served(&self.parts.config) {
                             tracing::warn!("the configuration could not be remembered for a reindex: {error}");
@@ -127,12 +128,12 @@ impl Supervisor {
                 },
             };
             match request {
-                TaskRequest::Reindex { rollback } => match self.reindexed(rollback, &task, live).await? {
+                TaskRequest::Reindex { rollback } => match self.reindexed(rollback, &task, pipeline).await? {
                     Ok(candidate) => return Some((candidate, task)),
                     Err(failure) => self.give_up(&failure, task).await,
                 },
-                TaskRequest::Job(job) => match live.jobs.give(job) {
-                    Ok(progress) => drop(tokio::spawn(show_job(progress, live.status.clone(), task))),
+                TaskRequest::Job(job) => match pipeline.jobs.give(job) {
+                    Ok(progress) => drop(tokio::spawn(show_job(progress, pipeline.status.clone(), task))),
                     Err(busy) => task.end(Err(&Failure::definite("E_BUSY", busy))),
                 },
             }
@@ -144,7 +145,7 @@ impl Supervisor {
         &mut self,
         rollback: bool,
         task: &TaskHandle,
-        live: &RunningPipeline,
+        pipeline: &RunningPipeline,
     ) -> Option<Result<ReindexCandidate, Failure>> {
         if let Some(cleaning) = self.cleaning.take() {
             cleaning.abort();
@@ -156,8 +157,8 @@ impl Supervisor {
         let is_continued = state::is_unfinished(&self.parts.config);
         loop {
             let filled = tokio::select! {
-                filled = self.fill(rollback, task, live) => filled,
-                () = has_ended(&live.status) => return None,
+                filled = self.fill(rollback, task, pipeline) => filled,
+                () = has_ended(&pipeline.status) => return None,
             };
             let failure = match filled {
                 Err(failure) if is_continued => failure,
@@ -168,7 +169,7 @@ impl Supervisor {
                 task.update(|task| task.step = format!("waiting: {failure}"));
             }
             // The cause of the failure may end the pipeline as well. Then the reindex continues with the next start.
-            match tokio::time::timeout(REINDEX_RETRY_PAUSE, has_ended(&live.status)).await {
+            match tokio::time::timeout(REINDEX_RETRY_PAUSE, has_ended(&pipeline.status)).await {
                 Ok(()) => return None,
                 Err(_) if failure.passes => {}
                 Err(_) => return Some(Err(failure)),
@@ -180,10 +181,10 @@ impl Supervisor {
         &self,
         rollback: bool,
         task: &TaskHandle,
-        live: &RunningPipeline,
+        pipeline: &RunningPipeline,
     ) -> Result<ReindexCandidate, Failure> {
         let config = (self.reload)()?;
-        ReindexCandidate::fill(&self.parts, config, &self.store, rollback, task, live, &self.stop).await
+        ReindexCandidate::fill(&self.parts, config, &self.store, rollback, task, pipeline, &self.stop).await
     }
 
     /// Lets other collections take over, and returns the status of the pipeline that filled them. If they cannot, the next
@@ -223,9 +224,9 @@ impl Supervisor {
         // A reindex that a shutdown interrupts continues with the next start.
         if !self.stop.is_cancelled() {
             tracing::warn!("the reindex failed, the collections stay as they are: {failure}");
-            if cleanup::forget(&self.parts.config).await.is_err() {
+            if cleanup::clean_up(&self.parts.config).await.is_err() {
                 let config = self.parts.config.clone();
-                let cleaning = async move { cleanup::forget_in_time(&config).await };
+                let cleaning = async move { cleanup::clean_up_with_retries(&config).await };
                 self.cleaning = Some(AbortOnDropHandle::new(tokio::spawn(cleaning)));
             }
         }

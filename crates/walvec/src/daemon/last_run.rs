@@ -18,12 +18,12 @@ use crate::private_file;
 pub(crate) struct LastRun {
     pub(crate) began: Moment,
     /// The end of the run; `None` while it runs, or if it was killed.
-    pub(crate) ended: Option<Ended>,
+    pub(crate) ended: Option<RunEnd>,
 }
 
 /// The end of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Ended {
+pub(crate) struct RunEnd {
     pub(crate) at: Moment,
     /// The error that stopped it; `None` if it was asked to stop.
     pub(crate) error: Option<StopCause>,
@@ -55,7 +55,7 @@ pub(crate) fn end(directory: &Path, outcome: Result<(), &Failure>) {
         let (code, message, remedy) = failure.clone().into_parts();
         StopCause { code, message, remedy }
     });
-    let ended = Some(Ended { at: now(), error });
+    let ended = Some(RunEnd { at: now(), error });
     let began = LastRun::of(directory).map_or_else(now, |run| run.began);
     write(directory, &LastRun { began, ended });
 }

@@ -31,7 +31,7 @@ use walvec_sink::embedded::DataDir;
 
 use self::direct::Reload;
 use self::signals::Signals;
-use crate::api::announcement::Announced;
+use crate::api::announcement::AnnouncementGuard;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::http::AppState;
@@ -43,7 +43,7 @@ use crate::tasks::{TaskHandle, TaskRequest, Tasks};
 use crate::{assembly, ui};
 
 /// A terminal that is closed, a launcher and a service manager may each send a signal: signals within this time count as one.
-const ONE_WISH: Duration = Duration::from_secs(1);
+const SIGNAL_DEBOUNCE: Duration = Duration::from_secs(1);
 
 /// A running pipeline and its server.
 pub(crate) struct Service {
@@ -97,7 +97,7 @@ impl Service {
         };
         // Signals are handled before the address is announced: a process that finds the address may ask this one to stop.
         let signals = Signals::listen()?;
-        let announced = Announced::write(directory, address, &key)
+        let announced = AnnouncementGuard::write(directory, address, &key)
             .map_err(|error| Failure::definite("E_SINK", format!("server.json: {error}")))?;
         let watched = prepared.serving.clone();
         let state = AppState {
@@ -137,7 +137,7 @@ impl Service {
                 tracing::info!("stopping; once more to leave at once");
                 stop.cancel();
                 let again = async {
-                    tokio::time::sleep(ONE_WISH).await;
+                    tokio::time::sleep(SIGNAL_DEBOUNCE).await;
                     // Signals that came meanwhile do not count.
                     Signals::listen()?.next().await;
                     Ok::<_, Failure>(())

@@ -7,7 +7,7 @@ use walvec_pipeline::status::Phase;
 
 use crate::failure::Failure;
 use crate::tasks::TaskHandle;
-use crate::terminal::progress::{Meter, Voice};
+use crate::terminal::progress::{Meter, ReportTo};
 
 /// Forwards one pipeline's status as that of the process. A pipeline that takes over from another is shown once it follows
 /// the stream or has a problem: until then searches are answered as before.
@@ -34,12 +34,12 @@ pub(super) async fn show_job(
 ) {
     const READING: &str = "reading rows again";
     task.step(READING);
-    let mut meter = Meter::new(READING, Voice::Log);
+    let mut meter = Meter::new(READING, ReportTo::Log);
     loop {
         let now = progress.borrow_and_update().clone();
         let problem = status.borrow_and_update().problem.clone();
         meter.show(now.rows, now.rows_estimated);
-        task.reach(READING, problem.as_ref(), now.rows, now.rows_estimated);
+        task.report_progress(READING, problem.as_ref(), now.rows, now.rows_estimated);
         if let Some(ended) = now.ended {
             let failure = ended.map_err(|ended| {
                 let failure = Failure::definite(&ended.code, ended.message);

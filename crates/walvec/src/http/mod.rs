@@ -44,7 +44,7 @@ pub(crate) use self::state::{AllowedHosts, App, AppState, Limits};
 use crate::api::problem::{Problem, Reason};
 
 /// How long open requests may take after the shutdown signal before their connections are dropped.
-const DRAIN: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often histogram samples are folded into their buckets. Without it they accumulate until a scraper reads
 /// `/metrics`.
@@ -85,7 +85,7 @@ fn operations() -> Router<Arc<App>> {
         .layer(DefaultBodyLimit::max(tasks::BODY_BYTES))
 }
 
-/// Answers on `listener` until `stop` is cancelled, then finishes the open requests within [`DRAIN`].
+/// Answers on `listener` until `stop` is cancelled, then finishes the open requests within [`DRAIN_TIMEOUT`].
 ///
 /// A loopback listener answers to loopback names and to configured ones only, see [`AllowedHosts`].
 ///
@@ -102,7 +102,7 @@ pub(crate) async fn serve(
     let router = router(state, pages, hosts, Limits::default());
     let drained = async {
         stop.cancelled().await;
-        tokio::time::sleep(DRAIN).await;
+        tokio::time::sleep(DRAIN_TIMEOUT).await;
     };
     let upkeep = async move {
         let mut ticks = tokio::time::interval(METRICS_UPKEEP);

@@ -15,7 +15,7 @@ use super::search::is_json;
 use super::state::App;
 use crate::api::points::PointsRequest;
 use crate::api::problem::{Problem, Reason};
-use crate::search::order::{OF_ANOTHER_ORDER, OrderCursor, check_single, order};
+use crate::search::order::{OF_ANOTHER_ORDER, OrderCursor, check_single, parse_order};
 use crate::search::searcher::sink_problem;
 use crate::search::serving::Searchable;
 
@@ -86,7 +86,7 @@ async fn sorted(
         ));
     }
     let Searchable { name, layout, fields, search, .. } = collection;
-    let order = order(wanted, fields.as_ref())?;
+    let order = parse_order(wanted, fields.as_ref())?;
     let cursor: Option<OrderCursor> = query.cursor.as_deref().map(str::parse).transpose()?;
     let place = |cursor: OrderCursor| cursor.place_in(name, &order).ok_or_else(|| refused(OF_ANOTHER_ORDER));
     let from = cursor.map(place).transpose()?;

@@ -36,7 +36,7 @@ const E_MODEL_CHANGED: &str = "E_MODEL_CHANGED";
 const SAME_SIMILARITY: f32 = 0.95;
 
 /// How long a start, and the beginning of a reindex, wait for a provider. Both go on if it does not answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const START_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The stored vector of the fixed text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,12 +74,12 @@ enum CheckOutcome {
 /// Compares the provider's vector of the sample with the stored one, or stores it at the first start. A provider that does not
 /// answer is not refused. Returns whether the model is checked, so that nothing is left to ask.
 pub(crate) async fn refuse_another_model(config: &Config, embedder: &dyn Embedder) -> Result<bool, Failure> {
-    Ok(!matches!(check(&file(config), embedder, PATIENCE).await?, CheckOutcome::NotAnswered(_)))
+    Ok(!matches!(check(&file(config), embedder, START_TIMEOUT).await?, CheckOutcome::NotAnswered(_)))
 }
 
 /// Returns the sample that the model gives now; `None` if its files identify it, or it does not answer.
 pub(crate) async fn take_sample(embedder: &dyn Embedder) -> Option<NewSample> {
-    ask_for_sample(embedder, PATIENCE).await.ok().flatten()
+    ask_for_sample(embedder, START_TIMEOUT).await.ok().flatten()
 }
 
 /// Replaces all stored samples by the one that the model gave when it began to embed the collections that are served now.
@@ -111,8 +111,8 @@ pub(crate) fn file(config: &Config) -> PathBuf {
 }
 
 /// Asks for the sample once and compares. An error that [passes](Failure::passes) means that the sample could not be stored.
-async fn check(file: &Path, embedder: &dyn Embedder, patience: Duration) -> Result<CheckOutcome, Failure> {
-    match ask_for_sample(embedder, patience).await {
+async fn check(file: &Path, embedder: &dyn Embedder, timeout: Duration) -> Result<CheckOutcome, Failure> {
+    match ask_for_sample(embedder, timeout).await {
         Ok(Some(given)) => compare(file, given).map(|()| CheckOutcome::Same),
         Ok(None) => Ok(CheckOutcome::NoNeed),
         Err(reason) => Ok(CheckOutcome::NotAnswered(reason)),
@@ -120,11 +120,11 @@ async fn check(file: &Path, embedder: &dyn Embedder, patience: Duration) -> Resu
 }
 
 /// Asks for the sample; `None` if the model's files identify it. The error says why there is no answer.
-async fn ask_for_sample(embedder: &dyn Embedder, patience: Duration) -> Result<Option<NewSample>, String> {
+async fn ask_for_sample(embedder: &dyn Embedder, timeout: Duration) -> Result<Option<NewSample>, String> {
     // Taken before the request, because the model may be replaced right after the answer.
     let same_at = SystemTime::now().into();
-    let answer = tokio::time::timeout(patience, embedder.sample()).await;
-    let late = |_| format!("no answer within {} s", patience.as_secs());
+    let answer = tokio::time::timeout(timeout, embedder.sample()).await;
+    let late = |_| format!("no answer within {} s", timeout.as_secs());
     let Some(vector) = answer.map_err(late)?.map_err(|error| error.to_string())? else { return Ok(None) };
     let info = embedder.info();
     let by = format!("{} {}", info.revision, vector.len());

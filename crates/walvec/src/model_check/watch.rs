@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::search::serving::Serving;
 
 /// How long an answer may take. It includes the time that a server takes to load its model; nothing waits for the answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The pause between two comparisons. One text each time costs next to nothing, and the vectors of ten minutes can be made
 /// again.
@@ -27,28 +27,28 @@ const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_mins(1);
 
 /// The part of the status that shows a provider's absence.
-const PART: &str = "embedder";
+const EMBEDDER_PART: &str = "embedder";
 
 /// Pauses between comparisons.
 #[derive(Clone, Copy, Debug)]
 struct Pauses {
     usual: Duration,
-    again: Duration,
-    longest: Duration,
+    first_retry: Duration,
+    longest_retry: Duration,
 }
 
 impl Pauses {
     /// Returns the pauses of this process. Tests of the whole program shorten all of them with a failpoint.
     fn of_process() -> Self {
         let usual = usual();
-        Self { usual, again: FIRST_RETRY.min(usual), longest: LONGEST_RETRY.min(usual) }
+        Self { usual, first_retry: FIRST_RETRY.min(usual), longest_retry: LONGEST_RETRY.min(usual) }
     }
 
     /// Returns the pause after this many questions without an answer.
     fn after(self, failures: u32) -> Duration {
         match failures.checked_sub(1) {
             None => self.usual,
-            Some(doubled) => self.again.saturating_mul(2_u32.saturating_pow(doubled)).min(self.longest),
+            Some(doubled) => self.first_retry.saturating_mul(2_u32.saturating_pow(doubled)).min(self.longest_retry),
         }
     }
 }
@@ -97,7 +97,7 @@ impl ModelWatch {
         let mut failures = 0;
         loop {
             self.wait(pause).await;
-            let unknown = match check(&self.file, embedder, PATIENCE).await {
+            let unknown = match check(&self.file, embedder, ANSWER_TIMEOUT).await {
                 Ok(CheckOutcome::Same) => None,
                 Ok(CheckOutcome::NoNeed) => std::future::pending().await,
                 Ok(CheckOutcome::NotAnswered(reason)) => Some(reason),
@@ -115,7 +115,7 @@ impl ModelWatch {
     /// Waits for the end of a pause, or until the provider is back: it may have been away for an update.
     async fn wait(&self, pause: Duration) {
         // A provider that is away again and again is not asked each time.
-        let is_back = async { tokio::join!(is_back(self.status.clone()), tokio::time::sleep(self.pauses.again)) };
+        let is_back = async { tokio::join!(is_back(self.status.clone()), tokio::time::sleep(self.pauses.first_retry)) };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             _ = is_back => {}
@@ -132,7 +132,7 @@ async fn is_replaced(mut serving: watch::Receiver<Arc<Serving>>) {
 
 /// Waits until the provider was away and is back. The pipeline shows that if it has texts to embed.
 async fn is_back(mut status: watch::Receiver<Status>) {
-    let is_away = |status: &Status| status.problem.as_ref().is_some_and(|problem| problem.part == PART);
+    let is_away = |status: &Status| status.problem.as_ref().is_some_and(|problem| problem.part == EMBEDDER_PART);
     let was_away = status.wait_for(is_away).await.is_ok();
     let is_back = status.wait_for(|status| !is_away(status)).await.is_ok();
     // Otherwise the sender of the status was dropped.

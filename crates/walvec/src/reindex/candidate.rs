@@ -23,17 +23,17 @@ use crate::failure::Failure;
 use crate::model_check::{self, NewSample};
 use crate::search::serving::Serving;
 use crate::tasks::{TaskHandle, TaskRequest};
-use crate::terminal::progress::{Meter, Voice};
+use crate::terminal::progress::{Meter, ReportTo};
 
 /// If catching up takes no longer than this, the second pipeline is near enough: the rest is done while the first one is
 /// stopped.
-const NEAR: Duration = Duration::from_secs(1);
+const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(1);
 
 /// How often catching up is tried before the first pipeline is stopped in any case: it may be the cause of the delay.
 const CATCH_UP_ATTEMPTS: u32 = 20;
 
 /// How long the first pipeline may be stopped while the second catches up.
-const STANDSTILL: Duration = Duration::from_secs(60);
+const SWITCH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The step in which the rows are copied.
 const COPYING: &str = "copying";
@@ -61,7 +61,7 @@ pub(crate) enum TakeoverError {
 pub(crate) struct ReindexCandidate {
     parts: Parts,
     store: Arc<Store>,
-    live: RunningPipeline,
+    pipeline: RunningPipeline,
     /// Name and own name of each collection.
     names: Vec<(String, String)>,
     /// The own names of the collections that are served meanwhile.
@@ -90,7 +90,7 @@ impl ReindexCandidate {
         let checkpoint = checkpoint.filter(|checkpoint| checkpoint.snapshot == SnapshotState::Done);
         let checkpoint = checkpoint.ok_or_else(nothing)?;
         task.step("loading the model");
-        let embedder = load_embedder(current, &config).await?;
+        let embedder = load_or_share_embedder(current, &config).await?;
         let sample = model_check::take_sample(embedder.as_ref()).await;
         let catalog = collection::catalog(&config);
         let served = names::served(&config, catalog.as_ref()).await?;
@@ -108,9 +108,9 @@ impl ReindexCandidate {
         .map_err(|error| Failure::definite("E_SINK", format!("noting the reindex: {error}")).passing())?;
         let source = reindex_source(&parts.config);
         let store = state::seed(&state::directory(&parts.config), &checkpoint, &source.slot)?;
-        let live = RunningPipeline::start(&parts, source, &store, false, None, stop)?;
+        let pipeline = RunningPipeline::start(&parts, source, &store, false, None, stop)?;
         let names = parts.config.collections.iter().map(|collection| collection.name.clone()).zip(own_names).collect();
-        let mut candidate = Self { parts, store, live, names, served, rollback, sample };
+        let mut candidate = Self { parts, store, pipeline, names, served, rollback, sample };
         candidate.copy(task).await?;
         refused::refuse_other_source(&checkpoint, &candidate.checkpoint()?)?;
         candidate.catch_up(task, primary).await?;
@@ -130,11 +130,11 @@ impl ReindexCandidate {
     /// Waits for the end of the snapshot.
     async fn copy(&mut self, task: &TaskHandle) -> Result<(), Failure> {
         task.step(COPYING);
-        let mut meter = Meter::new("reindex", Voice::Log);
+        let mut meter = Meter::new("reindex", ReportTo::Log);
         let progress = |status: &Status| {
             let (copied, estimated) = status.snapshot_rows();
             meter.show(copied, Some(estimated));
-            task.reach(COPYING, status.problem.as_ref(), copied, Some(estimated));
+            task.report_progress(COPYING, status.problem.as_ref(), copied, Some(estimated));
             status.phase == Phase::Streaming
         };
         self.wait_for(progress).await
@@ -149,7 +149,7 @@ impl ReindexCandidate {
             let target = applied.map_err(|_| Failure::definite("E_STOPPED", "the pipeline has ended"))?;
             let begun = Instant::now();
             self.wait_until(target, task).await?;
-            if begun.elapsed() < NEAR {
+            if begun.elapsed() < CAUGHT_UP_WITHIN {
                 break;
             }
         }
@@ -159,7 +159,7 @@ impl ReindexCandidate {
     async fn wait_until(&mut self, applied: Lsn, task: &TaskHandle) -> Result<(), Failure> {
         let progress = |status: &Status| {
             let (copied, _) = status.snapshot_rows();
-            task.reach(CATCHING_UP, status.problem.as_ref(), copied, None);
+            task.report_progress(CATCHING_UP, status.problem.as_ref(), copied, None);
             status.phase == Phase::Streaming && status.applied_lsn >= applied
         };
         self.wait_for(progress).await
@@ -168,7 +168,7 @@ impl ReindexCandidate {
     /// Waits for a status; fails if the pipeline ends first.
     async fn wait_for(&mut self, mut wanted: impl FnMut(&Status) -> bool) -> Result<(), Failure> {
         let aside = |status: &Status| status.collections.iter().find_map(|found| found.set_aside.clone());
-        let waited = self.live.status.wait_for(|status| aside(status).is_some() || wanted(status)).await;
+        let waited = self.pipeline.status.wait_for(|status| aside(status).is_some() || wanted(status)).await;
         if let Ok(aside) = waited.map(|status| aside(&status)) {
             // The new collection would lack the rows of a table that is set aside.
             return match aside {
@@ -178,7 +178,7 @@ impl ReindexCandidate {
         }
         // The pipeline's own remedies are about the served collections, which are intact.
         let command = self.command();
-        self.live.ended().await.map_err(|failure| failure.with_remedy(command))?;
+        self.pipeline.ended().await.map_err(|failure| failure.with_remedy(command))?;
         Err(Failure::definite("E_STOPPED", "the reindex was stopped; it goes on with the next start"))
     }
 
@@ -195,16 +195,16 @@ impl ReindexCandidate {
         serving: &watch::Sender<Arc<Serving>>,
         stop: &CancellationToken,
     ) -> Result<Takeover, TakeoverError> {
-        let taking = self.catch_up_and_stop(main, stop).await.map_err(TakeoverError::BeforeSwitch)?;
-        let Self { parts, live, names, served, sample, .. } = self;
-        let filled = live.status.borrow().clone();
-        drop(live);
+        let state_to_store = self.catch_up_and_stop(main, stop).await.map_err(TakeoverError::BeforeSwitch)?;
+        let Self { parts, pipeline, names, served, sample, .. } = self;
+        let filled = pipeline.status.borrow().clone();
+        drop(pipeline);
         let parts = parts.served().map_err(|source| TakeoverError::BeforeSwitch(sink_failure("*", source)))?;
         let catalog = collection::catalog(&parts.config);
         switch(catalog.as_ref(), &names, stop).await.map_err(TakeoverError::BeforeSwitch)?;
         // From here on there is no way back. After a crash, the next start finds other collections than the state file names,
         // and reads the tables again.
-        keep_state(main, &taking, stop).await.map_err(TakeoverError::AfterSwitch)?;
+        store_state(main, &state_to_store, stop).await.map_err(TakeoverError::AfterSwitch)?;
         if let Err(error) = state::store_served(&parts.config) {
             tracing::warn!("the configuration could not be remembered for a reindex: {error}");
         }
@@ -223,23 +223,24 @@ impl ReindexCandidate {
         let incomplete = || Failure::definite("E_REINDEX", "the served collections are being read again").passing();
         let stopped = stopped.ok_or_else(|| incomplete().with_remedy(format!("{command}, once that is done")))?;
         let late = |_| {
-            let what = format!("the new collections could not catch up within {} s", STANDSTILL.as_secs());
+            let what = format!("the new collections could not catch up within {} s", SWITCH_TIMEOUT.as_secs());
             Failure::definite("E_REINDEX", what).with_remedy(format!("{command}, when the table changes less"))
         };
         // The position that counts is not what was ever applied, but what was confirmed since the stream was last opened: in the
         // middle of a replay, a row may be back whose deletion is still to come.
-        let is_there = |status: &Status| status.phase == Phase::Streaming && status.confirmed_lsn >= stopped.applied;
-        let until = tokio::time::Instant::now() + STANDSTILL;
+        let has_caught_up =
+            |status: &Status| status.phase == Phase::Streaming && status.confirmed_lsn >= stopped.applied;
+        let until = tokio::time::Instant::now() + SWITCH_TIMEOUT;
         loop {
-            tokio::time::timeout_at(until, self.wait_for(is_there)).await.map_err(late)??;
-            self.live.halt().await?;
-            let status = self.live.status.borrow().clone();
+            tokio::time::timeout_at(until, self.wait_for(has_caught_up)).await.map_err(late)??;
+            self.pipeline.halt().await?;
+            let status = self.pipeline.status.borrow().clone();
             if status.confirmed_lsn >= stopped.applied {
                 break;
             }
             // The stream was interrupted at the last moment, and began again further back.
             let source = reindex_source(&self.parts.config);
-            self.live = RunningPipeline::start(&self.parts, source, &self.store, false, Some(&status), stop)?;
+            self.pipeline = RunningPipeline::start(&self.parts, source, &self.store, false, Some(&status), stop)?;
         }
         let checkpoint = self.checkpoint()?;
         refused::refuse_other_source(&stopped, &checkpoint)?;
@@ -253,7 +254,7 @@ impl ReindexCandidate {
 }
 
 /// Loads the configured model. Returns the one in use instead if it is the same model, reached in the same way.
-async fn load_embedder(current: &Parts, config: &Config) -> Result<Arc<dyn Embedder>, Failure> {
+async fn load_or_share_embedder(current: &Parts, config: &Config) -> Result<Arc<dyn Embedder>, Failure> {
     let embedder = assembly::load_embedder(config).await?;
     let same = embedder.info() == current.embedder.info() && current.config.embedding.is_used_as(&config.embedding);
     Ok(if same { Arc::clone(&current.embedder) } else { embedder })
@@ -263,7 +264,7 @@ async fn load_embedder(current: &Parts, config: &Config) -> Result<Arc<dyn Embed
 type CollectionState = (Checkpoint, Baseline, Vec<DeadLetter>);
 
 /// Stores the state of the new collections. Waits while the disk is full.
-async fn keep_state(
+async fn store_state(
     main: &Store,
     (checkpoint, baseline, letters): &CollectionState,
     stop: &CancellationToken,

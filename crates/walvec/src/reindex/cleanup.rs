@@ -20,7 +20,7 @@ impl Leftovers {
     /// removed.
     pub(crate) async fn remove(self) {
         let Self { config, names, served } = self;
-        forget_in_time(&config).await;
+        clean_up_with_retries(&config).await;
         let catalog = collection::catalog(&config);
         for ((name, own), served) in names.iter().zip(&served) {
             let Ok(others) = others(catalog.as_ref(), name, own).await else { continue };
@@ -35,21 +35,21 @@ impl Leftovers {
 
 /// Removes what a reindex needed until it ended or was given up, as soon as that is possible. The collections stay, for the next
 /// reindex. The next start does what could not be done here.
-pub(crate) async fn forget_in_time(config: &Config) {
-    let mut is_told = false;
-    while let Err(error) = forget(config).await {
+pub(crate) async fn clean_up_with_retries(config: &Config) {
+    let mut is_reported = false;
+    while let Err(error) = clean_up(config).await {
         if error.policy(During::Running) != Policy::Retry {
             tracing::warn!("the slot of the reindex stays and holds back WAL until the next start: {error}");
             return;
         }
-        if !std::mem::replace(&mut is_told, true) {
+        if !std::mem::replace(&mut is_reported, true) {
             tracing::warn!("the slot of the reindex holds back WAL until it can be dropped: {error}");
         }
     }
 }
 
 /// Removes what a reindex needed until it ended or was given up. Retries for some seconds if a server does not answer.
-pub(crate) async fn forget(config: &Config) -> Result<(), PipelineError> {
+pub(crate) async fn clean_up(config: &Config) -> Result<(), PipelineError> {
     let Some(unfinished) = state::unfinished(config) else { return Ok(()) };
     if let Err(error) = state::store_unfinished(config, &UnfinishedReindex { is_over: true, ..unfinished }) {
         tracing::warn!("the end of the reindex could not be noted: {error}");

@@ -7,7 +7,7 @@ use walvec_sink::catalog::{number_of, numbered};
 use walvec_sink::{Catalog, SinkError};
 
 use super::pause;
-use crate::assembly::collection::{E_FINGERPRINT, Opened};
+use crate::assembly::collection::{E_FINGERPRINT, OpenCollection};
 use crate::assembly::transform::fingerprint;
 use crate::config::{CollectionConfig, Config};
 use crate::failure::Failure;
@@ -116,7 +116,7 @@ async fn misfit(
     own_name: &str,
 ) -> Result<Option<String>, Failure> {
     let fingerprint = fingerprint(embedder, collection);
-    Opened::misfit(config, collection, own_name, embedder.info().dimension, &fingerprint).await
+    OpenCollection::misfit(config, collection, own_name, embedder.info().dimension, &fingerprint).await
 }
 
 /// Switches the names. If a server did not answer, whether it has switched them is found out by trying again.

@@ -17,7 +17,7 @@ pub(crate) async fn at_start(config: Config) -> Result<(Config, Option<Unfinishe
         .as_ref()
         .is_some_and(|served| served.collections == config.collections && served.embedding == config.embedding);
     if unfinished.is_over || is_put_back || has_switched(&config, &unfinished).await? {
-        if let Err(error) = cleanup::forget(&config).await {
+        if let Err(error) = cleanup::clean_up(&config).await {
             tracing::warn!("the slot of the reindex stays and holds back WAL until the next start: {error}");
         }
         return Ok((config, None));

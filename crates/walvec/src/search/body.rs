@@ -12,11 +12,11 @@ const MEMBERS: &str =
     r#"{"query": …, "collection": …, "mode": …, "limit": …, "group": …, "min_score": …, "cursor": …, "filter": {…}}"#;
 
 /// How many characters of a wrong value are repeated.
-const SHOWN: usize = 40;
+const MAX_SHOWN_CHARS: usize = 40;
 
 /// A body whose members have the right types.
 #[derive(Debug)]
-pub(crate) struct Body {
+pub(crate) struct SearchBody {
     pub(crate) query: String,
     pub(crate) collection: Option<String>,
     pub(crate) mode: Option<String>,
@@ -41,7 +41,7 @@ struct Members {
     filter: Option<Value>,
 }
 
-impl Body {
+impl SearchBody {
     /// Parses a body. `serde_json` stops at 128 levels of nesting, so deeper nesting is an error like any other.
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, Problem> {
         let members: Members = object(bytes, MEMBERS)?;
@@ -101,7 +101,7 @@ fn member<T>(
     let Some(value) = value else { return Ok(None) };
     let wrong = || {
         let all = value.to_string();
-        let shown: String = all.chars().take(SHOWN).collect();
+        let shown: String = all.chars().take(MAX_SHOWN_CHARS).collect();
         let more = if shown.len() < all.len() { "…" } else { "" };
         bad_json(format!("the member \"{name}\" is {shown}{more}; {expected} is expected"))
     };
@@ -131,7 +131,7 @@ mod tests {
             (r#"{"query": "x", "query": "y"}"#, "duplicate field `query`"),
             (r#"{"query": "#, "EOF while parsing"),
         ] {
-            let problem = Body::read(body.as_bytes()).unwrap_err();
+            let problem = SearchBody::read(body.as_bytes()).unwrap_err();
             assert!(problem.detail().contains(part), "{body}: {}", problem.detail());
             assert!(!problem.detail().contains("struct"), "{body}: {}", problem.detail());
         }
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn null_counts_as_left_out() {
-        let body = Body::read(br#"{"query": "x", "collection": null, "filter": null}"#).unwrap();
+        let body = SearchBody::read(br#"{"query": "x", "collection": null, "filter": null}"#).unwrap();
         assert_eq!((body.query.as_str(), body.collection, body.filter.len()), ("x", None, 0));
     }
 }

@@ -10,7 +10,7 @@ use super::serving::Fields;
 use crate::api::problem::{Problem, Reason};
 
 /// The most labels that a message lists.
-const LISTED: usize = 30;
+const MAX_LISTED: usize = 30;
 
 /// Refuses labels that do not exist. Where the labels are not known, nothing is refused.
 pub(crate) async fn check(wanted: &[FieldCondition], known: &KnownFields, fields: &dyn Fields) -> Result<(), Problem> {
@@ -37,9 +37,9 @@ pub(crate) async fn check(wanted: &[FieldCondition], known: &KnownFields, fields
 fn refused(field: &str, text: &str, labels: &[String]) -> Problem {
     let suggestion = nearest(text, labels.iter().map(String::as_str));
     let suggestion = suggestion.map(|label| format!("; did you mean \"{label}\"?")).unwrap_or_default();
-    let mut listed = labels.iter().take(LISTED).map(String::as_str).collect::<Vec<_>>().join(", ");
-    if labels.len() > LISTED {
-        listed.push_str(&format!(", and {} more", labels.len() - LISTED));
+    let mut listed = labels.iter().take(MAX_LISTED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if labels.len() > MAX_LISTED {
+        listed.push_str(&format!(", and {} more", labels.len() - MAX_LISTED));
     }
     let detail = format!("filter \"{field}\": \"{text}\" is no label of the enum{suggestion}; there are: {listed}");
     Problem::new(Reason::BadFilter, detail)
@@ -116,7 +116,7 @@ mod tests {
 
     #[tokio::test]
     async fn many_labels_are_not_all_listed() {
-        let told = checked("mood=x", &Moods(Some(vec!["label"; LISTED + 2]))).await.unwrap_err();
+        let told = checked("mood=x", &Moods(Some(vec!["label"; MAX_LISTED + 2]))).await.unwrap_err();
         assert!(told.ends_with("label, and 2 more"), "{told}");
     }
 }

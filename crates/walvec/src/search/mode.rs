@@ -18,7 +18,7 @@ pub(crate) enum Mode {
 
 /// Why a collection cannot be searched in the wanted mode.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refused(pub(crate) String);
+pub(crate) struct SearchRefusal(pub(crate) String);
 
 impl Mode {
     /// Parses the name that requests use.
@@ -28,7 +28,10 @@ impl Mode {
 
     /// Returns the mode in which a collection is searched: the wanted one, or else the best that it has. `keywords` makes the
     /// sparse vectors of queries, if the collection has sparse vectors.
-    pub(crate) fn of<'a>(wanted: Option<Self>, keywords: Option<&'a Keywords>) -> Result<ResolvedMode<'a>, Refused> {
+    pub(crate) fn of<'a>(
+        wanted: Option<Self>,
+        keywords: Option<&'a Keywords>,
+    ) -> Result<ResolvedMode<'a>, SearchRefusal> {
         match (wanted, keywords) {
             (Some(Self::Dense), _) | (None, None) => Ok(ResolvedMode::Dense),
             (Some(Self::Keyword), Some(keywords)) => Ok(ResolvedMode::Keyword(keywords)),
@@ -38,7 +41,7 @@ impl Mode {
                     "the collection has no sparse vectors, which a {mode} search needs; write `hybrid: true` in its configuration \
                      and let `walvec reindex` make them"
                 );
-                Err(Refused(reason))
+                Err(SearchRefusal(reason))
             }
         }
     }
@@ -78,19 +81,19 @@ impl ResolvedMode<'_> {
     }
 
     /// Refuses a lowest score that cannot be compared with scores of this mode.
-    pub(crate) fn check_score(self, lowest: Option<f32>) -> Result<(), Refused> {
+    pub(crate) fn check_score(self, lowest: Option<f32>) -> Result<(), SearchRefusal> {
         let Some(score) = lowest else { return Ok(()) };
         match self {
             ResolvedMode::Dense if !(-1.0..=1.0).contains(&score) => {
-                Err(Refused(format!("min_score is {score}; a cosine similarity, from -1 to 1, is expected")))
+                Err(SearchRefusal(format!("min_score is {score}; a cosine similarity, from -1 to 1, is expected")))
             }
             ResolvedMode::Keyword(_) if !(score >= 0.0 && score.is_finite()) => {
-                Err(Refused(format!("min_score is {score}; a BM25 score, 0 or more, is expected")))
+                Err(SearchRefusal(format!("min_score is {score}; a BM25 score, 0 or more, is expected")))
             }
             ResolvedMode::Hybrid(_) => {
                 let reason = "scores of a hybrid search say something about places in two rankings, not how near a hit is; use \
                               min_score with the mode dense or keyword";
-                Err(Refused(reason.to_owned()))
+                Err(SearchRefusal(reason.to_owned()))
             }
             ResolvedMode::Dense | ResolvedMode::Keyword(_) => Ok(()),
         }

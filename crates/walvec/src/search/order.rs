@@ -15,7 +15,7 @@ use super::serving::Fields;
 use crate::api::problem::{Problem, Reason};
 
 /// Parses an order: a field, and after a colon the direction.
-pub(crate) fn order(text: &str, fields: &dyn Fields) -> Result<Order, Problem> {
+pub(crate) fn parse_order(text: &str, fields: &dyn Fields) -> Result<Order, Problem> {
     let known = fields.known();
     let (name, descending) = direction(text, &known)?;
     let by = |(path, _)| sorted_by(name, &path, &known, fields).map(|by| Order { field: path, by, descending });
@@ -234,7 +234,7 @@ mod tests {
             ("a:desc:desc", "a:desc", SortedBy::Whole, true),
         ] {
             let field = FieldPath::parse(field).unwrap();
-            assert_eq!(order(text, &Shop), Ok(Order { field, by, descending }), "{text}");
+            assert_eq!(parse_order(text, &Shop), Ok(Order { field, by, descending }), "{text}");
         }
     }
 
@@ -264,7 +264,7 @@ mod tests {
             ("decade", "by an index of type integer or float or datetime, and the field has no index"),
             ("", "there is no such field"),
         ] {
-            let problem = order(text, &Shop).unwrap_err();
+            let problem = parse_order(text, &Shop).unwrap_err();
             assert_eq!(problem.reason(), Reason::BadParameter, "{text}");
             assert!(problem.detail().contains(part), "{text}: {}", problem.detail());
         }

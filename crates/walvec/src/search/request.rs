@@ -1,6 +1,6 @@
 //! Requests: query strings and JSON bodies, checked before anything is computed.
 
-use super::body::Body;
+use super::body::SearchBody;
 use super::cursor::{Cursor, NOT_A_CURSOR};
 use super::filter::{self, FieldCondition, condition_from_text, conditions_from_json};
 use super::mode::Mode;
@@ -70,7 +70,7 @@ impl SearchQuery {
 
     /// Parses a JSON body.
     pub(crate) fn from_json(body: &[u8]) -> Result<Self, Problem> {
-        let Body { query, collection, mode, limit, group, min_score, cursor, filter } = Body::read(body)?;
+        let SearchBody { query, collection, mode, limit, group, min_score, cursor, filter } = SearchBody::read(body)?;
         let limit = limit.map_or(Ok(DEFAULT_LIMIT), |given| usize::try_from(given).map_err(|_| bad_limit(given)))?;
         let filter = filter::checked(conditions_from_json(filter)?)?;
         let by_row = checked_group(group.as_deref())?;

@@ -11,7 +11,7 @@ use walvec_sink::{Hit, Place, Query, SearchRequest, SinkError, page_of_hits};
 use walvec_transform::Layout;
 
 use super::cursor::{Cursor, OF_ANOTHER_SEARCH, Ranking};
-use super::mode::{Mode, NO_WORD_COUNTS, Refused, ResolvedMode};
+use super::mode::{Mode, NO_WORD_COUNTS, ResolvedMode, SearchRefusal};
 use super::request::SearchQuery;
 use super::serving::{Searchable, Serving};
 use super::{enum_labels, resolve};
@@ -35,7 +35,7 @@ pub(crate) struct Searcher {
 
 /// The properties of a collection that a search form needs.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Offered {
+pub(crate) struct SearchOptions {
     /// Whether it can be searched by words.
     pub(crate) has_keywords: bool,
     /// Whether several of its points may belong to one row.
@@ -43,7 +43,7 @@ pub(crate) struct Offered {
 }
 
 /// The result of a search.
-pub(crate) struct Found {
+pub(crate) struct SearchResult {
     /// The collection that was searched.
     pub(crate) collection: String,
     /// The layout of its payloads.
@@ -63,7 +63,7 @@ pub(crate) struct Found {
 }
 
 /// The answer of a collection.
-struct Answered {
+struct CollectionHits {
     mode: Mode,
     /// Why there can be no hits.
     note: Option<&'static str>,
@@ -103,14 +103,15 @@ impl Searcher {
     }
 
     /// Returns the properties of a collection for a form; the defaults if no collection has this name.
-    pub(crate) fn offered(&self, name: &str) -> Offered {
+    pub(crate) fn options(&self, name: &str) -> SearchOptions {
         let serving = self.serving();
-        let offered = |it: &Searchable| Offered { has_keywords: it.keywords.is_some(), is_chunked: it.is_chunked };
-        serving.collection(Some(name)).map(offered).unwrap_or_default()
+        let options =
+            |it: &Searchable| SearchOptions { has_keywords: it.keywords.is_some(), is_chunked: it.is_chunked };
+        serving.collection(Some(name)).map(options).unwrap_or_default()
     }
 
     /// Embeds the query and finds the nearest points.
-    pub(crate) async fn search(&self, query: &SearchQuery) -> Result<Found, Problem> {
+    pub(crate) async fn search(&self, query: &SearchQuery) -> Result<SearchResult, Problem> {
         // A collection becomes a label only once it is known to exist: callers must not be able to invent labels.
         let serving = self.serving();
         let collection = serving.collection(query.collection.as_deref())?;
@@ -119,7 +120,7 @@ impl Searcher {
         let result = self.find(&serving.embedder, collection, query).await;
         let label = result.as_ref().map_or_else(|problem| problem.reason().metric_label(), |_| "ok");
         counter!(SEARCHES_TOTAL, "collection" => name.clone(), "result" => label).increment(1);
-        let Answered { mode, note, hits, next, is_cut } = result.inspect_err(|problem| {
+        let CollectionHits { mode, note, hits, next, is_cut } = result.inspect_err(|problem| {
             if problem.status().is_server_error() {
                 tracing::warn!(collection = name.as_str(), status = problem.status().as_u16(), %problem, "a search failed");
             }
@@ -129,7 +130,7 @@ impl Searcher {
         }
         let took = started.elapsed();
         histogram!(SEARCH_SECONDS, "collection" => name.clone()).record(took.as_secs_f64());
-        Ok(Found { collection: name.clone(), layout: *layout, mode, hits, next, note, is_cut, took })
+        Ok(SearchResult { collection: name.clone(), layout: *layout, mode, hits, next, note, is_cut, took })
     }
 
     /// Returns how many searches could start now.
@@ -143,7 +144,7 @@ impl Searcher {
         embedder: &Arc<dyn Embedder>,
         collection: &Searchable,
         query: &SearchQuery,
-    ) -> Result<Answered, Problem> {
+    ) -> Result<CollectionHits, Problem> {
         let known = collection.known();
         let filter = resolve::filter(&query.filter, &known)?;
         enum_labels::check(&query.filter, &known, collection.fields.as_ref()).await?;
@@ -154,7 +155,9 @@ impl Searcher {
         let (mode, filter) = (by.mode(), &filter);
         let ranking = Ranking { collection: &collection.name, text, mode, filter, min_score, by_row, limit };
         let place = match &query.cursor {
-            Some(cursor) => cursor.place_in(&ranking).ok_or_else(|| refused(Refused(OF_ANOTHER_SEARCH.to_owned())))?,
+            Some(cursor) => {
+                cursor.place_in(&ranking).ok_or_else(|| refused(SearchRefusal(OF_ANOTHER_SEARCH.to_owned())))?
+            }
             None => Place::default(),
         };
         let _admitted = Arc::clone(&self.admission).try_acquire_owned().map_err(|_| busy())?;
@@ -162,11 +165,11 @@ impl Searcher {
         let (wanted, is_cut, _running) = match by {
             ResolvedMode::Keyword(keywords) => (Query::Keyword(keywords.query(text)), false, running),
             ResolvedMode::Dense => {
-                let (Embedded { vector, is_cut }, running) = embed(embedder, text.clone(), running).await?;
+                let (QueryVector { vector, is_cut }, running) = embed(embedder, text.clone(), running).await?;
                 (Query::Dense(vector), is_cut, running)
             }
             ResolvedMode::Hybrid(keywords) => {
-                let (Embedded { vector, is_cut }, running) = embed(embedder, text.clone(), running).await?;
+                let (QueryVector { vector, is_cut }, running) = embed(embedder, text.clone(), running).await?;
                 (Query::Hybrid(vector, keywords.query(text)), is_cut, running)
             }
         };
@@ -175,18 +178,18 @@ impl Searcher {
         let request = SearchRequest { query: wanted, limit, filter: filter.clone(), min_score };
         let page = page_of_hits(collection.search.as_ref(), request, place, by_row).await.map_err(sink_problem)?;
         let next = page.next.map(|next| Cursor::new(&ranking, next));
-        Ok(Answered { mode, note, hits: page.hits, next, is_cut })
+        Ok(CollectionHits { mode, note, hits: page.hits, next, is_cut })
     }
 }
 
 /// The vector of a query.
-pub(crate) struct Embedded {
+pub(crate) struct QueryVector {
     pub(crate) vector: Vector,
     /// Whether the model has read only the beginning of the text.
     pub(crate) is_cut: bool,
 }
 
-impl Embedded {
+impl QueryVector {
     /// Embeds as much of the text as the model reads.
     pub(crate) async fn of(embedder: &dyn Embedder, text: String) -> Result<Self, EmbedError> {
         match embedder.embed_query_whole(text.clone()).await {
@@ -205,14 +208,14 @@ async fn embed(
     embedder: &Arc<dyn Embedder>,
     text: String,
     running: OwnedSemaphorePermit,
-) -> Result<(Embedded, OwnedSemaphorePermit), Problem> {
+) -> Result<(QueryVector, OwnedSemaphorePermit), Problem> {
     let embedder = Arc::clone(embedder);
-    let task = tokio::spawn(async move { (Embedded::of(embedder.as_ref(), text).await, running) });
+    let task = tokio::spawn(async move { (QueryVector::of(embedder.as_ref(), text).await, running) });
     let (result, running) = task.await.map_err(|_| embed_problem("the embedder stopped"))?;
     Ok((result.map_err(embed_error)?, running))
 }
 
-fn refused(Refused(reason): Refused) -> Problem {
+fn refused(SearchRefusal(reason): SearchRefusal) -> Problem {
     Problem::new(Reason::BadParameter, reason)
 }
 

@@ -10,15 +10,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{bars, note};
 
 /// How often a line reports the progress.
-pub(crate) const TELL: Duration = Duration::from_secs(10);
+pub(crate) const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The period that the rate is measured over: a pause before it, for example because the database was away, says nothing about
 /// the rest.
-const WINDOW: Duration = Duration::from_secs(30);
+const RATE_WINDOW: Duration = Duration::from_secs(30);
 
 /// How far work has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Reached {
+pub(crate) struct WorkProgress {
     /// Rows that are done.
     pub(crate) rows: u64,
     /// Rows in all, if that is known and not less than what is done.
@@ -27,7 +27,7 @@ pub(crate) struct Reached {
     pub(crate) per_second: Option<f64>,
 }
 
-impl Reached {
+impl WorkProgress {
     /// Returns how long the rest takes at this rate.
     pub(crate) fn left(&self) -> Option<Duration> {
         let rest = self.of?.checked_sub(self.rows)?;
@@ -44,7 +44,7 @@ impl Reached {
     }
 }
 
-impl fmt::Display for Reached {
+impl fmt::Display for WorkProgress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.of {
             Some(of) => write!(f, "{} of about {of} rows{}", self.rows, self.pace("rows")),
@@ -81,13 +81,13 @@ impl Pace {
     }
 
     /// Records that `rows` are done, of `estimated`, which is ignored if it is less.
-    pub(crate) fn reach(&mut self, now: Instant, rows: u64, estimated: Option<u64>) -> Reached {
+    pub(crate) fn record(&mut self, now: Instant, rows: u64, estimated: Option<u64>) -> WorkProgress {
         if self.0.back().is_some_and(|(_, before)| rows < *before) {
             // Fewer rows than before: the work began again.
             *self = Self::begin_at(now, rows);
         }
         // Keep one sample that is at least as old as the window, if there is one.
-        while self.0.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= WINDOW) {
+        while self.0.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= RATE_WINDOW) {
             self.0.pop_front();
         }
         // One sample per second is enough.
@@ -99,34 +99,34 @@ impl Pace {
             #[allow(clippy::cast_precision_loss, reason = "an estimate")]
             (elapsed >= 1.0 && rows > *before).then(|| (rows - before) as f64 / elapsed)
         });
-        Reached { rows, of: estimated.filter(|estimated| *estimated >= rows.max(1)), per_second }
+        WorkProgress { rows, of: estimated.filter(|estimated| *estimated >= rows.max(1)), per_second }
     }
 }
 
 /// Where the progress is reported if there is no terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Voice {
+pub(crate) enum ReportTo {
     /// In the log, with the numbers as fields: for `run`.
     Log,
     /// On stderr, to the person who typed the command.
-    Note,
+    Stderr,
 }
 
 /// Shows the progress of one piece of work, until dropped.
 pub(crate) struct Meter {
     what: String,
-    voice: Voice,
+    report_to: ReportTo,
     bar: Option<ProgressBar>,
     pace: Pace,
-    told: Instant,
+    reported_at: Instant,
 }
 
 impl Meter {
     /// Starts to show `what`, for example "snapshot".
-    pub(crate) fn new(what: &str, voice: Voice) -> Self {
+    pub(crate) fn new(what: &str, report_to: ReportTo) -> Self {
         let now = Instant::now();
         let bar = std::io::stderr().is_terminal().then(|| bars().add(ProgressBar::no_length()));
-        Self { what: what.to_owned(), voice, bar, pace: Pace::begin(now), told: now }
+        Self { what: what.to_owned(), report_to, bar, pace: Pace::begin(now), reported_at: now }
     }
 
     /// Changes the name of the work, for example to another step of the same task, with `rows` done.
@@ -136,33 +136,33 @@ impl Meter {
         }
         what.clone_into(&mut self.what);
         // The log of a running walvec already has the steps.
-        if self.bar.is_none() && self.voice == Voice::Note {
+        if self.bar.is_none() && self.report_to == ReportTo::Stderr {
             note(what);
         }
         let now = Instant::now();
-        (self.pace, self.told) = (Pace::begin_at(now, rows), now);
+        (self.pace, self.reported_at) = (Pace::begin_at(now, rows), now);
     }
 
     /// Shows the progress.
     pub(crate) fn show(&mut self, rows: u64, estimated: Option<u64>) {
         let now = Instant::now();
-        let reached = self.pace.reach(now, rows, estimated);
+        let progress = self.pace.record(now, rows, estimated);
         if let Some(bar) = &self.bar {
-            draw(bar, &self.what, &reached);
-        } else if now.duration_since(self.told) >= TELL {
-            self.told = now;
-            self.tell(&reached);
+            draw(bar, &self.what, &progress);
+        } else if now.duration_since(self.reported_at) >= REPORT_INTERVAL {
+            self.reported_at = now;
+            self.report(&progress);
         }
     }
 
-    fn tell(&self, reached: &Reached) {
-        match self.voice {
-            Voice::Note => note(&format!("{}: {reached}", self.what)),
-            Voice::Log => tracing::info!(
-                rows = reached.rows,
-                estimated = reached.of,
-                rows_per_second = reached.per_second.map(f64::round),
-                seconds_left = reached.left().map(|left| left.as_secs()),
+    fn report(&self, progress: &WorkProgress) {
+        match self.report_to {
+            ReportTo::Stderr => note(&format!("{}: {progress}", self.what)),
+            ReportTo::Log => tracing::info!(
+                rows = progress.rows,
+                estimated = progress.of,
+                rows_per_second = progress.per_second.map(f64::round),
+                seconds_left = progress.left().map(|left| left.as_secs()),
                 "{}",
                 self.what
             ),
@@ -178,15 +178,15 @@ impl Drop for Meter {
     }
 }
 
-fn draw(bar: &ProgressBar, what: &str, reached: &Reached) {
-    let template = if reached.of.is_some() { "  {prefix} {bar:32} {msg}" } else { "  {spinner} {prefix} {msg}" };
+fn draw(bar: &ProgressBar, what: &str, progress: &WorkProgress) {
+    let template = if progress.of.is_some() { "  {prefix} {bar:32} {msg}" } else { "  {spinner} {prefix} {msg}" };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
-    bar.set_length(reached.of.unwrap_or(reached.rows));
-    bar.set_position(reached.rows);
+    bar.set_length(progress.of.unwrap_or(progress.rows));
+    bar.set_position(progress.rows);
     bar.set_prefix(what.to_owned());
-    bar.set_message(reached.to_string());
+    bar.set_message(progress.to_string());
     bar.tick();
 }
 
@@ -199,7 +199,7 @@ mod tests {
         let began = Instant::now();
         let mut pace = Pace::begin(began);
         let mut at =
-            |seconds, rows, estimated| pace.reach(began + Duration::from_secs(seconds), rows, estimated).to_string();
+            |seconds, rows, estimated| pace.record(began + Duration::from_secs(seconds), rows, estimated).to_string();
         assert_eq!(at(0, 0, Some(100_000)), "0 of about 100000 rows");
         assert_eq!(at(10, 19_500, Some(100_000)), "19500 of about 100000 rows, 1950 rows/s, about 41 s left");
         assert_eq!(at(20, 39_000, Some(1_000_000)), "39000 of about 1000000 rows, 1950 rows/s, about 8 min left");
@@ -210,8 +210,8 @@ mod tests {
         let began = Instant::now();
         let mut pace = Pace::begin(began);
         for estimated in [None, Some(0), Some(1_999)] {
-            let reached = pace.reach(began + Duration::from_secs(4), 2_000, estimated);
-            assert_eq!(reached.to_string(), "2000 rows, 500 rows/s", "{estimated:?}");
+            let progress = pace.record(began + Duration::from_secs(4), 2_000, estimated);
+            assert_eq!(progress.to_string(), "2000 rows, 500 rows/s", "{estimated:?}");
         }
     }
 
@@ -219,7 +219,7 @@ mod tests {
     fn the_rate_is_that_of_the_last_half_minute_and_begins_anew_with_the_work() {
         let began = Instant::now();
         let mut pace = Pace::begin(began);
-        let mut rate = |seconds, rows| pace.reach(began + Duration::from_secs(seconds), rows, None).per_second;
+        let mut rate = |seconds, rows| pace.record(began + Duration::from_secs(seconds), rows, None).per_second;
         rate(100, 10);
         rate(110, 1_010);
         assert_eq!(rate(130, 3_010), Some(100.0), "the first hundred seconds are forgotten");
@@ -229,10 +229,10 @@ mod tests {
 
     #[test]
     fn what_is_left_is_told_as_roughly_as_it_is_known() {
-        for (seconds, told) in
+        for (seconds, reported_at) in
             [(0, "1 s"), (119, "119 s"), (121, "2 min"), (9_000, "2 h 30 min"), (200_000, "2 days 7 h")]
         {
-            assert_eq!(rough(Duration::from_secs(seconds)), told);
+            assert_eq!(rough(Duration::from_secs(seconds)), reported_at);
         }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use walvec_sink::Hit;
 use walvec_transform::Layout;
 
-use super::asked::Asked;
+use super::page_query::PageQuery;
 use crate::api::score as scores;
 use crate::search::filter::equals_as_text;
 use crate::search::mode::Mode;
@@ -28,7 +28,7 @@ const CUT_CHARS: usize = 4_000;
 /// The values that all hits of a page share.
 pub(super) struct Page<'a> {
     pub(super) layout: Layout,
-    pub(super) asked: &'a Asked,
+    pub(super) page_query: &'a PageQuery,
     pub(super) words: QueryWords,
     pub(super) scale: Scale,
 }
@@ -44,7 +44,7 @@ pub(super) struct Scale {
 
 /// Renders a hit as a list item; `number` counts from 1 on the page.
 pub(super) fn render(hit: &Hit, number: usize, page: &Page<'_>) -> Markup {
-    let (asked, words) = (page.asked, &page.words);
+    let (page_query, words) = (page.page_query, &page.words);
     let parts = Parts::of(hit, page.layout);
     html! {
         li.hit {
@@ -62,7 +62,7 @@ pub(super) fn render(hit: &Hit, number: usize, page: &Page<'_>) -> Markup {
                     (paragraph(text, &format!("fold-{number}-{index}"), words))
                 }
                 dl.facts {
-                    @for (field, value) in &parts.facts { (fact(field, value, asked)) }
+                    @for (field, value) in &parts.facts { (fact(field, value, page_query)) }
                     @if let Some((chunk, chunks)) = chunk_of(hit) {
                         div.fact { dt { "chunk" } dd { (chunk) " of " (chunks) } }
                     }
@@ -178,31 +178,31 @@ fn paragraph(Text { field, text, is_json }: &Text<'_>, fold_id: &str, words: &Qu
     }
 }
 
-fn fact(field: &str, value: &Value, asked: &Asked) -> Markup {
+fn fact(field: &str, value: &Value, page_query: &PageQuery) -> Markup {
     html! {
         div.fact {
             dt { (field) }
             @match value {
                 Value::Array(items) if items.is_empty() => dd { span.null { "none" } },
-                Value::Array(items) => @for item in items { dd { (fact_value(field, item, asked)) } },
-                _ => dd { (fact_value(field, value, asked)) },
+                Value::Array(items) => @for item in items { dd { (fact_value(field, item, page_query)) } },
+                _ => dd { (fact_value(field, value, page_query)) },
             }
         }
     }
 }
 
 /// Renders the value, as a link that narrows the search to it if a condition can express that.
-fn fact_value(field: &str, value: &Value, asked: &Asked) -> Markup {
+fn fact_value(field: &str, value: &Value, page_query: &PageQuery) -> Markup {
     let text = match value {
         Value::Null => return html! { span.null { "null" } },
         Value::String(text) if text.trim().is_empty() => return html! { span.null { "empty" } },
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let filter = equals_as_text(field, value).filter(|filter| !asked.filters.contains(filter));
+    let filter = equals_as_text(field, value).filter(|filter| !page_query.filters.contains(filter));
     html! {
         @match filter {
-            Some(filter) => a href=(asked.link_with(&filter)) title={ "Only hits with " (filter) } rel="nofollow" { (text) },
+            Some(filter) => a href=(page_query.link_with(&filter)) title={ "Only hits with " (filter) } rel="nofollow" { (text) },
             None => (text),
         }
     }

@@ -26,7 +26,7 @@ pub(super) async fn check(
     report: &mut Report,
 ) {
     let errors = report.errors();
-    if let Err(failure) = look(config, is_running, missing, embedder, report).await {
+    if let Err(failure) = inspect(config, is_running, missing, embedder, report).await {
         report.error(SUBJECT, &failure);
     }
     if is_running && report.errors() == errors {
@@ -34,7 +34,7 @@ pub(super) async fn check(
     }
 }
 
-async fn look(
+async fn inspect(
     config: &Config,
     is_running: bool,
     missing: Option<&str>,

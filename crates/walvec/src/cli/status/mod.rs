@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use self::stopped::Stopped;
 use super::{ConfigArgs, Failure, output};
-use crate::client::{self, Running};
+use crate::client::{self, Client};
 use crate::config::{Config, Stage};
 
 /// The stages that a configuration can have on this machine.
@@ -60,7 +60,7 @@ pub(crate) async fn execute(args: StatusArgs) -> Result<ExitCode, Failure> {
 /// Finds the processes of this machine: one without a broker; with a broker, all that run or have run.
 async fn processes(config: &Config) -> Result<Vec<(String, Process)>, Failure> {
     let mut running = Vec::new();
-    for (name, process) in Running::all(config, &STAGES).await {
+    for (name, process) in Client::all(config, &STAGES).await {
         running.push((name, process.get("/api/v1/status", &[]).await?));
     }
     let mut processes = Vec::new();

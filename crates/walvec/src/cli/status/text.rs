@@ -11,7 +11,7 @@ use super::Process;
 use super::stopped::Stopped;
 use crate::cli::{Failure, output};
 use crate::config::Config;
-use crate::daemon::last_run::{Ended, LastRun};
+use crate::daemon::last_run::{LastRun, RunEnd};
 
 /// The number of points without an index that are left so: comparing fewer takes about a
 /// millisecond.
@@ -202,10 +202,10 @@ fn ending(last_run: Option<&LastRun>) -> String {
         Some(LastRun { began, ended: None }) => {
             format!("Not running. The run of {began} ended without a word: it was killed, or it crashed.")
         }
-        Some(LastRun { ended: Some(Ended { at, error: None }), .. }) => {
+        Some(LastRun { ended: Some(RunEnd { at, error: None }), .. }) => {
             format!("Not running since {at}: it was asked to stop.")
         }
-        Some(LastRun { ended: Some(Ended { at, error: Some(error) }), .. }) => {
+        Some(LastRun { ended: Some(RunEnd { at, error: Some(error) }), .. }) => {
             let remedy = error.remedy.as_ref().map(|remedy| format!("\n   help: {remedy}")).unwrap_or_default();
             format!("Not running since {at}: it stopped with {}.\n  error: {}{remedy}", error.code, error.message)
         }

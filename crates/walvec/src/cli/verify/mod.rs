@@ -1,10 +1,10 @@
 //! `walvec verify`: compares the collections with their tables, and mends them on request.
 //!
-//! - [`outside`]: the running walvec and the stored points, for the comparison
+//! - [`running`]: the running walvec and the stored points, for the comparison
 //! - [`through_broker`]: the workers that fill the collections through a broker, for the comparison
 //! - [`show`]: the report, and the progress before it
 
-mod outside;
+mod running;
 mod show;
 mod through_broker;
 
@@ -20,14 +20,14 @@ use walvec_pipeline::status::{SetAside, Status};
 use walvec_transform::Chunker;
 use walvec_verify::{Chunks, CollectionSpec, Fractions, Job, Keywords, Mended, Points, Report, Sample, VerifyError};
 
-use self::outside::{Followed, Stored};
+use self::running::{RunningWalvec, StoredPoints};
 use self::show::Progress;
 use self::through_broker::Workers;
 use super::{ConfigArgs, Failure, output};
-use crate::assembly::collection::{E_FINGERPRINT, Opened};
+use crate::assembly::collection::{E_FINGERPRINT, OpenCollection};
 use crate::assembly::source::source_config;
 use crate::assembly::{self, transform};
-use crate::client::Running;
+use crate::client::Client;
 use crate::config::{ChunkSettings, CollectionConfig, Config, Stage};
 
 /// Compare every point with its row, while everything runs; with --repair, mend what differs.
@@ -96,7 +96,7 @@ pub(crate) async fn execute(args: VerifyArgs) -> Result<ExitCode, Failure> {
     let running = match (&config.broker, &config.sink.qdrant) {
         // The points of a server are read directly, and a group of workers has no member that could answer for all.
         (Some(_), Some(_)) => None,
-        _ => Some(Running::needed(&config, &[Stage::Index, Stage::Sink], why).await?),
+        _ => Some(Client::needed(&config, &[Stage::Index, Stage::Sink], why).await?),
     };
     let workers = match &config.broker {
         Some(broker) => Some(Workers::find(&config, &broker.kafka).await?),
@@ -104,7 +104,7 @@ pub(crate) async fn execute(args: VerifyArgs) -> Result<ExitCode, Failure> {
     };
     let followed: Box<dyn walvec_verify::Running> = match (workers, &running) {
         (Some(workers), _) => Box::new(workers),
-        (None, Some(running)) => Box::new(Followed(running)),
+        (None, Some(running)) => Box::new(RunningWalvec(running)),
         (None, None) => return Err(Failure::definite("E_NOT_RUNNING", "nothing runs")),
     };
     let embedder = assembly::load_embedder(&config).await?;
@@ -126,14 +126,14 @@ pub(crate) async fn execute(args: VerifyArgs) -> Result<ExitCode, Failure> {
             skipped += 1;
             continue;
         }
-        let work = Work {
+        let comparison = Comparison {
             config: &config,
             collection,
             running: running.as_ref(),
             followed: followed.as_ref(),
             embedder: &embedder,
         };
-        outcomes.push(work.compare(&args, seed).await?);
+        outcomes.push(comparison.compare(&args, seed).await?);
     }
     let left = skipped + outcomes.iter().map(|outcome| outcome.left() + outcome.parked()).sum::<u64>();
     if args.json {
@@ -145,7 +145,7 @@ pub(crate) async fn execute(args: VerifyArgs) -> Result<ExitCode, Failure> {
 }
 
 /// Returns the collections whose tables are not followed, and why.
-async fn set_aside(running: &Running) -> Result<Vec<(String, SetAside)>, Failure> {
+async fn set_aside(running: &Client) -> Result<Vec<(String, SetAside)>, Failure> {
     let status: Status = running.get("/api/v1/status", &[]).await?;
     Ok(status.collections.into_iter().filter_map(|found| Some((found.collection, found.set_aside?))).collect())
 }
@@ -174,21 +174,21 @@ fn chunks(chunk: &ChunkSettings, embedder: &Arc<dyn Embedder>) -> Chunks {
 }
 
 /// The comparison of one collection.
-struct Work<'a> {
+struct Comparison<'a> {
     config: &'a Config,
     collection: &'a CollectionConfig,
     /// The process that holds the points, if they are not on a server.
-    running: Option<&'a Running>,
+    running: Option<&'a Client>,
     /// The walvec or the workers that fill the collection.
     followed: &'a dyn walvec_verify::Running,
     embedder: &'a Arc<dyn Embedder>,
 }
 
-impl Work<'_> {
+impl Comparison<'_> {
     async fn compare(&self, args: &VerifyArgs, seed: u64) -> Result<Outcome, Failure> {
         let Self { config, collection, running, followed, embedder } = *self;
         let fingerprint = transform::fingerprint(embedder.as_ref(), collection);
-        let points = Stored::open(config, collection, running, embedder.info().dimension, &fingerprint).await?;
+        let points = StoredPoints::open(config, collection, running, embedder.info().dimension, &fingerprint).await?;
         let session = || async { walvec_capture::open_session(&config.source.url).await.map_err(PipelineError::from) };
         let (reader, asker) = (session().await?, session().await?);
         let progress = Progress::new(collection, self.estimated_rows().await);
@@ -248,7 +248,7 @@ impl Work<'_> {
     async fn explained(&self, error: VerifyError) -> Failure {
         let Self { config, collection, embedder, .. } = *self;
         let fingerprint = transform::fingerprint(embedder.as_ref(), collection);
-        match Opened::inspect(config, collection, embedder.info().dimension, &fingerprint).await {
+        match OpenCollection::inspect(config, collection, embedder.info().dimension, &fingerprint).await {
             Err(failure) if failure.code() == E_FINGERPRINT => failure,
             Ok(_) | Err(_) => error.into(),
         }

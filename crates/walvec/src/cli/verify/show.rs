@@ -13,7 +13,7 @@ use super::Outcome;
 use crate::cli::output;
 use crate::config::CollectionConfig;
 use crate::terminal;
-use crate::terminal::progress::{Pace, TELL};
+use crate::terminal::progress::{Pace, REPORT_INTERVAL};
 
 /// The longest value in an example, in characters.
 const MAX_VALUE: usize = 60;
@@ -23,12 +23,12 @@ const MAX_VALUE: usize = 60;
 pub(super) struct Progress {
     collection: String,
     bar: Option<ProgressBar>,
-    seen: Mutex<Seen>,
+    state: Mutex<DisplayState>,
 }
 
 /// The state of a progress display.
-struct Seen {
-    told: Instant,
+struct DisplayState {
+    shown_at: Instant,
     /// How many rows the table has by the server's statistics.
     rows: Option<u64>,
     /// Whether every row is one point, so that the number of points follows from that of the rows.
@@ -50,18 +50,18 @@ impl Progress {
         });
         let now = Instant::now();
         let is_point_a_row = collection.chunk.is_none();
-        let seen = Seen { told: now, rows, is_point_a_row, reading: Pace::begin(now), comparing: None };
-        Self { collection: collection.name.clone(), bar, seen: Mutex::new(seen) }
+        let state = DisplayState { shown_at: now, rows, is_point_a_row, reading: Pace::begin(now), comparing: None };
+        Self { collection: collection.name.clone(), bar, state: Mutex::new(state) }
     }
 
     pub(super) fn show(&self, stage: &Stage) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = format!("{}: {}", self.collection, seen.describe(stage));
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = format!("{}: {}", self.collection, state.describe(stage));
         if let Some(bar) = &self.bar {
             bar.set_message(text);
             bar.tick();
-        } else if seen.told.elapsed() >= TELL {
-            seen.told = Instant::now();
+        } else if state.shown_at.elapsed() >= REPORT_INTERVAL {
+            state.shown_at = Instant::now();
             output::note(&text);
         }
     }
@@ -75,7 +75,7 @@ impl Drop for Progress {
     }
 }
 
-impl Seen {
+impl DisplayState {
     /// Describes what is going on, with the rate and the remaining time while rows are read and
     /// compared.
     fn describe(&mut self, stage: &Stage) -> String {
@@ -91,10 +91,10 @@ impl Seen {
                     "waiting for {points} points that the server holds back until they are indexed (prevent_unoptimized)"
                 )
             }
-            Stage::Reading(rows) => format!("reading: {}", self.reading.reach(now, *rows, self.rows)),
+            Stage::Reading(rows) => format!("reading: {}", self.reading.record(now, *rows, self.rows)),
             Stage::Comparing { points, rows } => {
                 let of = self.is_point_a_row.then_some(*rows);
-                let reached = self.comparing.get_or_insert_with(|| Pace::begin(now)).reach(now, *points, of);
+                let reached = self.comparing.get_or_insert_with(|| Pace::begin(now)).record(now, *points, of);
                 format!("{points} points compared with {rows} rows{}", reached.pace("points"))
             }
             Stage::Rechecking(suspects) => format!("{suspects} differences are looked at again"),

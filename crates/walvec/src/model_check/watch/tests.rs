@@ -97,7 +97,7 @@ impl Watched {
         let directory = tempfile::tempdir().unwrap();
         let (serving, served) = watch::channel(serving(embedder));
         let (status, shown) = watch::channel(Status::default());
-        let pauses = Pauses { usual, again: SHORT, longest: SHORT };
+        let pauses = Pauses { usual, first_retry: SHORT, longest_retry: SHORT };
         let watch = ModelWatch { file: directory.path().join("samples.json"), serving: served, status: shown, pauses };
         Self { watch, directory, serving, status }
     }
@@ -181,7 +181,7 @@ async fn the_first_answer_is_remembered_although_there_was_none_at_the_start() {
 
 #[test]
 fn pauses_grow_while_a_provider_is_away_and_end_at_a_minute() {
-    let pauses = Pauses { usual: USUAL_PAUSE, again: FIRST_RETRY, longest: LONGEST_RETRY };
+    let pauses = Pauses { usual: USUAL_PAUSE, first_retry: FIRST_RETRY, longest_retry: LONGEST_RETRY };
     let seconds: Vec<u64> = [0, 1, 2, 3, 4, 5, 6, 100].map(|failures| pauses.after(failures).as_secs()).into();
     assert_eq!(seconds, [600, 5, 10, 20, 40, 60, 60, 60]);
 }

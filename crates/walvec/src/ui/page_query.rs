@@ -7,7 +7,7 @@ use crate::search::request::{DEFAULT_LIMIT, SearchQuery};
 
 /// The page's address, parsed. Unlike the API, the page ignores parameters that it does not know: addresses are
 /// shared, shortened and decorated by other programs.
-pub(super) struct Asked {
+pub(super) struct PageQuery {
     /// The text of the query box.
     pub(super) text: String,
     /// The chosen collection.
@@ -20,9 +20,9 @@ pub(super) struct Asked {
     pub(super) filters: Vec<String>,
 }
 
-impl Asked {
+impl PageQuery {
     pub(super) fn from_pairs(pairs: Vec<(String, String)>, collections: &[String]) -> Self {
-        let mut asked = Self {
+        let mut page_query = Self {
             text: String::new(),
             collection: collections.first().cloned().unwrap_or_default(),
             mode: String::new(),
@@ -31,15 +31,15 @@ impl Asked {
         };
         for (name, value) in pairs {
             match name.as_str() {
-                "q" => asked.text = value,
-                "collection" if !value.is_empty() => asked.collection = value,
-                "mode" => asked.mode = value,
-                "limit" if !value.is_empty() => asked.limit = value,
-                "filter" if !value.is_empty() => asked.filters.push(value),
+                "q" => page_query.text = value,
+                "collection" if !value.is_empty() => page_query.collection = value,
+                "mode" => page_query.mode = value,
+                "limit" if !value.is_empty() => page_query.limit = value,
+                "filter" if !value.is_empty() => page_query.filters.push(value),
                 _ => {}
             }
         }
-        asked
+        page_query
     }
 
     /// Returns the search, checked as the API checks it; `None` if there is no query.
@@ -111,10 +111,10 @@ mod tests {
     fn an_address_keeps_what_it_does_not_change() {
         let pairs = [("q", "café & más"), ("limit", "20"), ("filter", "year=1813"), ("utm_source", "x")];
         let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-        let asked = Asked::from_pairs(pairs, &["books".to_owned()]);
+        let page_query = PageQuery::from_pairs(pairs, &["books".to_owned()]);
         let base = "/?q=caf%C3%A9%20%26%20m%C3%A1s&collection=books&limit=20";
-        assert_eq!(asked.link_with("a=\"b\""), format!("{base}&filter=year%3D1813&filter=a%3D%22b%22"));
-        assert_eq!(asked.link_without("year=1813"), base);
-        assert_eq!(asked.link_to_text("x"), "/?q=x&collection=books&limit=20");
+        assert_eq!(page_query.link_with("a=\"b\""), format!("{base}&filter=year%3D1813&filter=a%3D%22b%22"));
+        assert_eq!(page_query.link_without("year=1813"), base);
+        assert_eq!(page_query.link_to_text("x"), "/?q=x&collection=books&limit=20");
     }
 }

@@ -12,13 +12,13 @@ use walvec_verify::{Applied, BoxFuture, Parked, ParkedPage, Points, RepairPortio
 use crate::api::dead_letters::DeadLetterPage;
 use crate::api::points::PointsRequest;
 use crate::api::tasks::{Accepted, PointVersion, RepairRequest, Task, TaskState};
-use crate::assembly::collection::Opened;
-use crate::client::{E_TASK_RUNNING, Running};
+use crate::assembly::collection::OpenCollection;
+use crate::client::{Client, E_TASK_RUNNING};
 use crate::config::{CollectionConfig, Config};
 use crate::failure::Failure;
 
 /// How often a repair is polled.
-const ASK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 impl From<Failure> for VerifyError {
     fn from(failure: Failure) -> Self {
@@ -28,9 +28,9 @@ impl From<Failure> for VerifyError {
 }
 
 /// The walvec that fills the collections.
-pub(super) struct Followed<'a>(pub(super) &'a Running);
+pub(super) struct RunningWalvec<'a>(pub(super) &'a Client);
 
-impl walvec_verify::Running for Followed<'_> {
+impl walvec_verify::Running for RunningWalvec<'_> {
     fn applied(&self) -> BoxFuture<'_, Result<Applied, VerifyError>> {
         Box::pin(async {
             let status: Status = self.0.get("/api/v1/status", &[]).await?;
@@ -67,7 +67,7 @@ impl walvec_verify::Running for Followed<'_> {
                     Err(failure) => return Err(failure.into()),
                 }
                 // The end of a task in another process can only be polled.
-                tokio::time::sleep(ASK).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             };
             loop {
                 let task: Task = self.0.get(&format!("/api/v1/tasks/{id}"), &[]).await?;
@@ -76,25 +76,25 @@ impl walvec_verify::Running for Followed<'_> {
                     TaskState::Done => return Ok(task.rows),
                     TaskState::Failed => return Err(task.into_failure().into()),
                 }
-                tokio::time::sleep(ASK).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         })
     }
 }
 
 /// Where the points of a collection can be read.
-pub(super) enum Stored<'a> {
+pub(super) enum StoredPoints<'a> {
     /// In the engine that the running walvec holds: through its API.
-    Embedded { running: &'a Running, collection: &'a str },
+    Embedded { running: &'a Client, collection: &'a str },
     /// On a server, directly.
     Server { remote: Box<Remote>, collection: &'a str },
 }
 
-impl<'a> Stored<'a> {
+impl<'a> StoredPoints<'a> {
     pub(super) async fn open(
         config: &Config,
         collection: &'a CollectionConfig,
-        running: Option<&'a Running>,
+        running: Option<&'a Client>,
         dimension: usize,
         fingerprint: &Fingerprint,
     ) -> Result<Self, Failure> {
@@ -102,9 +102,9 @@ impl<'a> Stored<'a> {
         if let (None, Some(running)) = (&config.sink.qdrant, running) {
             return Ok(Self::Embedded { running, collection: name });
         }
-        match Opened::find(config, collection, dimension, fingerprint).await? {
-            Some(Opened::Remote(remote)) => Ok(Self::Server { remote: Box::new(remote), collection: name }),
-            Some(Opened::Embedded(_)) | None => {
+        match OpenCollection::find(config, collection, dimension, fingerprint).await? {
+            Some(OpenCollection::Remote(remote)) => Ok(Self::Server { remote: Box::new(remote), collection: name }),
+            Some(OpenCollection::Embedded(_)) | None => {
                 let what = format!("the Qdrant server has no collection \"{name}\"");
                 Err(Failure::definite("E_SINK", what).with_remedy("walvec status"))
             }
@@ -112,7 +112,7 @@ impl<'a> Stored<'a> {
     }
 }
 
-impl Points for Stored<'_> {
+impl Points for StoredPoints<'_> {
     fn page(&self, from: Option<PointId>, limit: usize) -> BoxFuture<'_, Result<RawPage, VerifyError>> {
         Box::pin(async move {
             match self {

@@ -12,7 +12,7 @@ use walvec_pipeline::PipelineError;
 use walvec_sink::qdrant;
 
 use super::report::Report;
-use crate::assembly::collection::Opened;
+use crate::assembly::collection::OpenCollection;
 use crate::assembly::{self, broker, transform};
 use crate::config::{CollectionConfig, Config, KafkaSettings, QdrantSettings};
 use crate::failure::Failure;
@@ -43,12 +43,12 @@ pub(super) async fn check(
         let remedy = "openssl rand -hex 32";
         report.warning("token", json!({"code": "E_TOKEN", "message": message, "remedy": remedy}));
     }
-    let missing = stored_here(config, is_running, embedder.as_deref(), report).await;
+    let missing = storage(config, is_running, embedder.as_deref(), report).await;
     (missing, embedder)
 }
 
 /// Checks port, data directory and collections.
-async fn stored_here(
+async fn storage(
     config: &Config,
     is_running: bool,
     embedder: Option<&dyn Embedder>,
@@ -144,12 +144,12 @@ async fn collections(
     while let Some((collection, stored)) = stored.next().await {
         let subject = format!("collection {}", collection.name);
         match stored {
-            Ok(Stored::Unknown) => report.ok(subject, "templates are valid"),
-            Ok(Stored::Nothing) => {
+            Ok(StoredState::Unknown) => report.ok(subject, "templates are valid"),
+            Ok(StoredState::Nothing) => {
                 report.ok(subject, "templates are valid; nothing is stored yet");
                 missing.get_or_insert_with(|| collection.name.clone());
             }
-            Ok(Stored::Fits) => report.ok(subject, "templates and stored vectors fit the configuration"),
+            Ok(StoredState::Fits) => report.ok(subject, "templates and stored vectors fit the configuration"),
             Err(failure) => report.error(subject, &failure),
         }
     }
@@ -157,7 +157,7 @@ async fn collections(
 }
 
 /// The state of a stored collection.
-enum Stored {
+enum StoredState {
     /// It cannot be determined without the model.
     Unknown,
     Nothing,
@@ -170,18 +170,18 @@ async fn stored(
     collection: &CollectionConfig,
     embedder: Option<&dyn Embedder>,
     is_running: bool,
-) -> Result<Stored, Failure> {
+) -> Result<StoredState, Failure> {
     transform::compile(collection, Arc::new(str::len))?;
-    let Some(embedder) = embedder else { return Ok(Stored::Unknown) };
+    let Some(embedder) = embedder else { return Ok(StoredState::Unknown) };
     transform::check_chunks(collection, embedder)?;
     let (dimension, fingerprint) = (embedder.info().dimension, transform::fingerprint(embedder, collection));
     if is_running {
-        let is_there = Opened::inspect(config, collection, dimension, &fingerprint).await?;
-        return Ok(if is_there { Stored::Fits } else { Stored::Nothing });
+        let is_there = OpenCollection::inspect(config, collection, dimension, &fingerprint).await?;
+        return Ok(if is_there { StoredState::Fits } else { StoredState::Nothing });
     }
-    let Some(opened) = Opened::find(config, collection, dimension, &fingerprint).await? else {
-        return Ok(Stored::Nothing);
+    let Some(opened) = OpenCollection::find(config, collection, dimension, &fingerprint).await? else {
+        return Ok(StoredState::Nothing);
     };
     opened.close().await.map_err(|error| Failure::definite("E_SINK", error))?;
-    Ok(Stored::Fits)
+    Ok(StoredState::Fits)
 }
