@@ -6,11 +6,9 @@ use std::sync::Arc;
 
 use clap::Args;
 use serde_json::Value;
-use walvec_embed::Embedder;
 use walvec_model::Lsn;
 use walvec_pipeline::store::SnapshotState;
 use walvec_pipeline::{PipelineError, Store};
-use walvec_sink::{Place, Query, SearchRequest, page_of_hits};
 
 use super::{ConfigArgs, Failure, hits, output};
 use crate::api::problem::Problem;
@@ -20,12 +18,12 @@ use crate::assembly::fields::TableFields;
 use crate::assembly::{self, columns, transform};
 use crate::client::Client;
 use crate::config::{CollectionConfig, Config, Stage};
-use crate::search::cursor::{Cursor, OF_ANOTHER_SEARCH, Ranking};
+use crate::search::cursor::Cursor;
 use crate::search::filter::{self, FieldCondition, condition_from_text};
-use crate::search::mode::{Mode, NO_WORD_COUNTS, ResolvedMode, SearchRefusal};
+use crate::search::mode::{Mode, SearchRefusal};
+use crate::search::ranking::{QueryVector, Ranking};
 use crate::search::request::MAX_QUERY_BYTES;
 use crate::search::resolve;
-use crate::search::searcher::QueryVector;
 use crate::search::serving::Fields as _;
 
 /// Search a collection by meaning.
@@ -169,8 +167,8 @@ async fn search_here(
     let keywords = transform::keywords(collection);
     let refused =
         |SearchRefusal(reason)| Failure::new(2, "E_USAGE", format!("collection \"{}\": {reason}", collection.name));
-    let by = Mode::of(args.mode, keywords.as_deref()).map_err(refused)?;
-    by.check_score(args.min_score).map_err(refused)?;
+    let mode = Mode::of(args.mode, keywords.as_deref()).map_err(refused)?;
+    mode.check_score(args.min_score).map_err(refused)?;
     let conditions = args.filters.iter().map(|given| given.condition.clone()).collect();
     let transform = Arc::new(transform::compile(collection, Arc::new(str::len))?);
     let stored_columns = columns::load(config).remove(&collection.name);
@@ -182,16 +180,14 @@ async fn search_here(
     let ranking = Ranking {
         collection: &collection.name,
         text,
-        mode: by.mode(),
+        mode: mode.mode(),
         filter: &filter,
         min_score: args.min_score,
         by_row: args.group_by_row,
         limit,
     };
-    let place = match &args.cursor {
-        Some(cursor) => cursor.place_in(&ranking).ok_or_else(|| Failure::new(2, "E_USAGE", OF_ANOTHER_SEARCH))?,
-        None => Place::default(),
-    };
+    let place = ranking.place(args.cursor.as_ref());
+    let place = place.map_err(|SearchRefusal(reason)| Failure::new(2, "E_USAGE", reason))?;
     let _data_dir = assembly::lock(directory)?;
     let embedder = assembly::load_embedder(config).await?;
     let fingerprint = transform::fingerprint(embedder.as_ref(), collection);
@@ -200,37 +196,21 @@ async fn search_here(
         let what = format!("collection \"{}\" does not exist yet", collection.name);
         Failure::definite("E_SINK", what).with_remedy("walvec run")
     })?;
-    let (query, is_cut) = query(embedder.as_ref(), by, text).await?;
-    let request = SearchRequest { query, limit, filter: filter.clone(), min_score: args.min_score };
-    let note = matches!(&request.query, Query::Keyword(tokens) if tokens.is_empty()).then_some(NO_WORD_COUNTS);
-    let page = page_of_hits(&*opened.search(), request, place, args.group_by_row).await;
+    let vector = async { QueryVector::of(embedder.as_ref(), text.to_owned()).await.map_err(PipelineError::Embed) };
+    let (query, is_cut) = mode.query(text, vector).await?;
+    let page = ranking.page(&*opened.search(), query, place).await;
     let page = page.map_err(|error| Failure::definite("E_SINK", error))?;
     opened.close().await.map_err(|error| Failure::definite("E_SINK", error))?;
-    let next = page.next.map(|next| Cursor::new(&ranking, next).to_string());
-    let hits: Vec<AnswerHit> = page.hits.iter().map(AnswerHit::from).collect();
-    let freshness = Freshness { lag_ms: None, applied_lsn: applied(directory)? };
-    let collection = collection.name.as_str();
-    let answer = SearchAnswer { query: text, collection, hits, next, note, query_cut: is_cut, freshness };
-    serde_json::to_value(answer).map_err(|error| Failure::definite("E_OUTPUT", error))
-}
-
-/// Embeds the query; also returns whether the model has read only the beginning of it.
-async fn query(embedder: &dyn Embedder, by: ResolvedMode<'_>, text: &str) -> Result<(Query, bool), Failure> {
-    let dense = async || {
-        let embedded = QueryVector::of(embedder, text.to_owned()).await;
-        embedded.map_err(|error| Failure::from(PipelineError::Embed(error)))
+    let answer = SearchAnswer {
+        query: text,
+        collection: &collection.name,
+        hits: page.hits.iter().map(AnswerHit::from).collect(),
+        next: page.next.map(|next| next.to_string()),
+        note: page.note,
+        query_cut: is_cut,
+        freshness: Freshness { lag_ms: None, applied_lsn: applied(directory)? },
     };
-    Ok(match by {
-        ResolvedMode::Dense => {
-            let QueryVector { vector, is_cut } = dense().await?;
-            (Query::Dense(vector), is_cut)
-        }
-        ResolvedMode::Keyword(keywords) => (Query::Keyword(keywords.query(text)), false),
-        ResolvedMode::Hybrid(keywords) => {
-            let QueryVector { vector, is_cut } = dense().await?;
-            (Query::Hybrid(vector, keywords.query(text)), is_cut)
-        }
-    })
+    serde_json::to_value(answer).map_err(|error| Failure::definite("E_OUTPUT", error))
 }
 
 /// Returns the applied position of the data directory; `None` if the tables are to be read again.

@@ -3,20 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use walvec_sink::{Filter, Place};
+use walvec_sink::Place;
 
-use super::mode::Mode;
-
-/// Everything that decides about the order of hits and the ends of pages.
-pub(crate) struct Ranking<'a> {
-    pub(crate) collection: &'a str,
-    pub(crate) text: &'a str,
-    pub(crate) mode: Mode,
-    pub(crate) filter: &'a Filter,
-    pub(crate) min_score: Option<f32>,
-    pub(crate) by_row: bool,
-    pub(crate) limit: usize,
-}
+use super::ranking::Ranking;
 
 /// A place in a ranking. It goes to the caller as text, and comes back in the next request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,10 +18,6 @@ pub(crate) struct Cursor {
 /// The message for a cursor that cannot be parsed.
 pub(crate) const NOT_A_CURSOR: &str =
     "a cursor is what the page before says in \"next\"; leave it out for the first page";
-
-/// The message for a cursor of another search.
-pub(crate) const OF_ANOTHER_SEARCH: &str = "the cursor is of another search: query, collection, mode, limit, group, min_score and filter \
-     have to be those of the page before; leave the cursor out for the first page";
 
 impl Cursor {
     /// Makes the cursor for a place in a ranking.
@@ -76,7 +61,10 @@ impl FromStr for Cursor {
 
 #[cfg(test)]
 mod tests {
+    use walvec_sink::Filter;
+
     use super::*;
+    use crate::search::mode::Mode;
 
     fn ranking<'a>(text: &'a str, filter: &'a Filter) -> Ranking<'a> {
         Ranking { collection: "books", text, mode: Mode::Dense, filter, min_score: None, by_row: false, limit: 5 }

@@ -5,6 +5,7 @@
 //! - [`resolve`]: the meaning of a condition for the field that it names
 //! - [`enum_labels`]: whether an enum has the label that it is compared with
 //! - [`mode`]: whether a search compares meaning, words, or both
+//! - [`ranking`]: the order of the hits, and a page of them
 //! - [`cursor`]: where the next page of a search begins
 //! - [`order`]: in which order points are listed
 //! - [`serving`]: what searches need of the collections
@@ -19,6 +20,7 @@ mod enum_labels;
 pub(crate) mod filter;
 pub(crate) mod mode;
 pub(crate) mod order;
+pub(crate) mod ranking;
 pub(crate) mod request;
 pub(crate) mod resolve;
 pub(crate) mod searcher;

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use metrics::{counter, histogram};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use walvec_embed::{EmbedError, Embedder};
-use walvec_model::Vector;
-use walvec_sink::{Hit, Place, Query, SearchRequest, SinkError, page_of_hits};
+use walvec_sink::{Hit, SinkError};
 use walvec_transform::Layout;
 
-use super::cursor::{Cursor, OF_ANOTHER_SEARCH, Ranking};
-use super::mode::{Mode, NO_WORD_COUNTS, ResolvedMode, SearchRefusal};
+use super::cursor::Cursor;
+use super::mode::{Mode, SearchRefusal};
+use super::ranking::{QueryVector, RankedPage, Ranking};
 use super::request::SearchQuery;
 use super::serving::{Searchable, Serving};
 use super::{enum_labels, resolve};
@@ -62,16 +62,6 @@ pub(crate) struct SearchResult {
     pub(crate) took: Duration,
 }
 
-/// The answer of a collection.
-struct CollectionHits {
-    mode: Mode,
-    /// Why there can be no hits.
-    note: Option<&'static str>,
-    hits: Vec<Hit>,
-    next: Option<Cursor>,
-    is_cut: bool,
-}
-
 impl Searcher {
     /// Makes one that runs at most `concurrent` searches, while at most `waiting` others wait for their turn.
     pub(crate) fn new(serving: watch::Receiver<Arc<Serving>>, concurrent: usize, waiting: usize) -> Self {
@@ -120,7 +110,7 @@ impl Searcher {
         let result = self.find(&serving.embedder, collection, query).await;
         let label = result.as_ref().map_or_else(|problem| problem.reason().metric_label(), |_| "ok");
         counter!(SEARCHES_TOTAL, "collection" => name.clone(), "result" => label).increment(1);
-        let CollectionHits { mode, note, hits, next, is_cut } = result.inspect_err(|problem| {
+        let (RankedPage { hits, next, note }, mode, is_cut) = result.inspect_err(|problem| {
             if problem.status().is_server_error() {
                 tracing::warn!(collection = name.as_str(), status = problem.status().as_u16(), %problem, "a search failed");
             }
@@ -144,75 +134,46 @@ impl Searcher {
         embedder: &Arc<dyn Embedder>,
         collection: &Searchable,
         query: &SearchQuery,
-    ) -> Result<CollectionHits, Problem> {
+    ) -> Result<(RankedPage, Mode, bool), Problem> {
         let known = collection.known();
         let filter = resolve::filter(&query.filter, &known)?;
         enum_labels::check(&query.filter, &known, collection.fields.as_ref()).await?;
-        let by = Mode::of(query.mode, collection.keywords.as_deref()).map_err(refused)?;
-        by.check_score(query.min_score).map_err(refused)?;
-        let SearchQuery { text, limit, min_score, by_row, .. } = query;
-        let (limit, min_score, by_row) = (*limit, *min_score, *by_row);
-        let (mode, filter) = (by.mode(), &filter);
-        let ranking = Ranking { collection: &collection.name, text, mode, filter, min_score, by_row, limit };
-        let place = match &query.cursor {
-            Some(cursor) => {
-                cursor.place_in(&ranking).ok_or_else(|| refused(SearchRefusal(OF_ANOTHER_SEARCH.to_owned())))?
-            }
-            None => Place::default(),
+        let mode = Mode::of(query.mode, collection.keywords.as_deref()).map_err(refused)?;
+        mode.check_score(query.min_score).map_err(refused)?;
+        let ranking = Ranking {
+            collection: &collection.name,
+            text: &query.text,
+            mode: mode.mode(),
+            filter: &filter,
+            min_score: query.min_score,
+            by_row: query.by_row,
+            limit: query.limit,
         };
+        let place = ranking.place(query.cursor.as_ref()).map_err(refused)?;
         let _admitted = Arc::clone(&self.admission).try_acquire_owned().map_err(|_| busy())?;
-        let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| busy())?;
-        let (wanted, is_cut, _running) = match by {
-            ResolvedMode::Keyword(keywords) => (Query::Keyword(keywords.query(text)), false, running),
-            ResolvedMode::Dense => {
-                let (QueryVector { vector, is_cut }, running) = embed(embedder, text.clone(), running).await?;
-                (Query::Dense(vector), is_cut, running)
-            }
-            ResolvedMode::Hybrid(keywords) => {
-                let (QueryVector { vector, is_cut }, running) = embed(embedder, text.clone(), running).await?;
-                (Query::Hybrid(vector, keywords.query(text)), is_cut, running)
-            }
-        };
-        let counts_no_word = matches!(&wanted, Query::Keyword(tokens) if tokens.is_empty());
-        let note = counts_no_word.then_some(NO_WORD_COUNTS);
-        let request = SearchRequest { query: wanted, limit, filter: filter.clone(), min_score };
-        let page = page_of_hits(collection.search.as_ref(), request, place, by_row).await.map_err(sink_problem)?;
-        let next = page.next.map(|next| Cursor::new(&ranking, next));
-        Ok(CollectionHits { mode, note, hits: page.hits, next, is_cut })
+        let running = Arc::new(Arc::clone(&self.running).acquire_owned().await.map_err(|_| busy())?);
+        let vector = embed(embedder, query.text.clone(), Arc::clone(&running));
+        let (query, is_cut) = mode.query(ranking.text, vector).await?;
+        let page = ranking.page(collection.search.as_ref(), query, place).await.map_err(sink_problem)?;
+        Ok((page, ranking.mode, is_cut))
     }
 }
 
-/// The vector of a query.
-pub(crate) struct QueryVector {
-    pub(crate) vector: Vector,
-    /// Whether the model has read only the beginning of the text.
-    pub(crate) is_cut: bool,
-}
-
-impl QueryVector {
-    /// Embeds as much of the text as the model reads.
-    pub(crate) async fn of(embedder: &dyn Embedder, text: String) -> Result<Self, EmbedError> {
-        match embedder.embed_query_whole(text.clone()).await {
-            Ok(vector) => Ok(Self { vector, is_cut: false }),
-            Err(EmbedError::TooLong { .. }) => Ok(Self { vector: embedder.embed_query(text).await?, is_cut: true }),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-/// Returns the vector of a text, and the permit under which it was computed.
+/// Returns the vector of a text.
 ///
-/// Runs as a task of its own, which owns the permit. When the caller goes away, as the page does at every keystroke, the
+/// Runs as a task of its own, which shares the permit. When the caller goes away, as the page does at every keystroke, the
 /// model goes on computing, and must continue to count.
 async fn embed(
     embedder: &Arc<dyn Embedder>,
     text: String,
-    running: OwnedSemaphorePermit,
-) -> Result<(QueryVector, OwnedSemaphorePermit), Problem> {
+    running: Arc<OwnedSemaphorePermit>,
+) -> Result<QueryVector, Problem> {
     let embedder = Arc::clone(embedder);
-    let task = tokio::spawn(async move { (QueryVector::of(embedder.as_ref(), text).await, running) });
-    let (result, running) = task.await.map_err(|_| embed_problem("the embedder stopped"))?;
-    Ok((result.map_err(embed_error)?, running))
+    let task = tokio::spawn(async move {
+        let _running = running;
+        QueryVector::of(embedder.as_ref(), text).await
+    });
+    task.await.map_err(|_| embed_problem("the embedder stopped"))?.map_err(embed_error)
 }
 
 fn refused(SearchRefusal(reason): SearchRefusal) -> Problem {
