@@ -13,6 +13,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::api::announcement::{Announcement, KEY_HEADER, PermissionDenied};
+use crate::api::dead_letters::DeadLetterPage;
+use crate::api::tasks::Task;
 use crate::config::{Config, Stage};
 use crate::failure::Failure;
 
@@ -159,6 +161,23 @@ impl Client {
     /// Sends a POST, which may change what is stored, and returns the answer, or the problem that came instead.
     pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
         self.answer(self.client.post(self.url(path)).json(body)).await
+    }
+
+    /// Asks for a page of a collection's parked rows: those after this key.
+    pub(crate) async fn dead_letters(
+        &self,
+        collection: &str,
+        after: Option<Vec<Value>>,
+    ) -> Result<DeadLetterPage, Failure> {
+        let after = after.map(|key| Value::Array(key).to_string());
+        let mut query = vec![("collection", collection)];
+        query.extend(after.as_deref().map(|key| ("after", key)));
+        self.get("/api/v1/dead-letters", &query).await
+    }
+
+    /// Asks for a task.
+    pub(crate) async fn task(&self, id: u64) -> Result<Task, Failure> {
+        self.get(&format!("/api/v1/tasks/{id}"), &[]).await
     }
 
     fn url(&self, path: &str) -> String {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::json;
 use walvec_model::RowKey;
 use walvec_pipeline::letters::Letters;
 use walvec_pipeline::store::DeadLetter;
@@ -13,7 +13,6 @@ use walvec_pipeline::{PipelineError, Store};
 use walvec_sink::embedded::DataDir;
 
 use super::{ConfigArgs, Failure, output, task};
-use crate::api::dead_letters::DeadLetterPage;
 use crate::api::tasks::RepairRequest;
 use crate::assembly;
 use crate::assembly::broker::Broker;
@@ -199,15 +198,13 @@ fn by_collection(letters: Vec<DeadLetter>) -> BTreeMap<String, Vec<RowKey>> {
 
 async fn of_running(running: &Client, collection: &str) -> Result<Vec<DeadLetter>, Failure> {
     let mut all = Vec::new();
-    let mut after: Option<String> = None;
+    let mut after = None;
     loop {
-        let mut query = vec![("collection", collection)];
-        query.extend(after.as_deref().map(|key| ("after", key)));
-        let page: DeadLetterPage = running.get("/api/v1/dead-letters", &query).await?;
+        let page = running.dead_letters(collection, after).await?;
         all.extend(page.dead_letters);
-        match page.next {
-            Some(key) => after = Some(Value::Array(key).to_string()),
-            None => return Ok(all),
+        after = page.next;
+        if after.is_none() {
+            return Ok(all);
         }
     }
 }

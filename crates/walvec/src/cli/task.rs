@@ -25,7 +25,7 @@ pub(super) async fn perform(running: &Client, path: &str, body: &impl Serialize)
     let Accepted { task: id } = running.post(path, body).await?;
     let mut meter = Meter::new("", ReportTo::Stderr);
     loop {
-        let task: Task = running.get(&format!("/api/v1/tasks/{id}"), &[]).await?;
+        let task = running.task(id).await?;
         if task.state == TaskState::Running {
             meter.rename(&task.step, task.rows);
             meter.show(task.rows, task.rows_estimated);

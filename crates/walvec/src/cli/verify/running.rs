@@ -9,9 +9,8 @@ use walvec_sink::qdrant::Remote;
 use walvec_sink::{Search, SinkError};
 use walvec_verify::{Applied, BoxFuture, Parked, ParkedPage, Points, RepairPortion, RepairState, VerifyError};
 
-use crate::api::dead_letters::DeadLetterPage;
 use crate::api::points::PointsRequest;
-use crate::api::tasks::{Accepted, PointVersion, RepairRequest, Task, TaskState};
+use crate::api::tasks::{Accepted, PointVersion, RepairRequest, TaskState};
 use crate::assembly::collection::OpenCollection;
 use crate::client::{Client, E_TASK_RUNNING};
 use crate::config::{CollectionConfig, Config};
@@ -42,10 +41,7 @@ impl walvec_verify::Running for RunningWalvec<'_> {
     fn parked(&self, collection: &str, after: Option<Vec<Value>>) -> BoxFuture<'_, Result<ParkedPage, VerifyError>> {
         let collection = collection.to_owned();
         Box::pin(async move {
-            let after = after.map(|key| Value::Array(key).to_string());
-            let mut query = vec![("collection", collection.as_str())];
-            query.extend(after.as_deref().map(|key| ("after", key)));
-            let page: DeadLetterPage = self.0.get("/api/v1/dead-letters", &query).await?;
+            let page = self.0.dead_letters(&collection, after).await?;
             let letters = page.dead_letters.into_iter();
             let rows = letters.map(|letter| Parked { key: letter.key, code: letter.code, reason: letter.reason });
             Ok(ParkedPage { rows: rows.collect(), next: page.next })
@@ -70,7 +66,7 @@ impl walvec_verify::Running for RunningWalvec<'_> {
                 tokio::time::sleep(POLL_INTERVAL).await;
             };
             loop {
-                let task: Task = self.0.get(&format!("/api/v1/tasks/{id}"), &[]).await?;
+                let task = self.0.task(id).await?;
                 match task.state {
                     TaskState::Running => watch(RepairState::Running(task.rows)),
                     TaskState::Done => return Ok(task.rows),
