@@ -27,10 +27,9 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
-use walvec_capture::SourceConfig;
 use walvec_embed::Embedder;
 use walvec_model::TableName;
-use walvec_pipeline::{Collection, Pipeline, PipelineConfig, PipelineError, Store};
+use walvec_pipeline::{Collection, Pipeline, PipelineConfig, PipelineError};
 use walvec_sink::SinkError;
 use walvec_sink::embedded::DataDir;
 
@@ -38,6 +37,7 @@ use self::collection::{CollectionRef, OpenCollection};
 use self::digest::config_digests;
 use self::enum_labels::EnumLabels;
 use self::fields::TableFields;
+use self::running::PipelineSetup;
 use self::transform::{check_chunks, compile, fingerprint, keywords, token_counter};
 use crate::config::{CollectionConfig, Config};
 use crate::failure::Failure;
@@ -86,14 +86,9 @@ impl Parts {
         Ok(Self { config, embedder, collections, opened })
     }
 
-    /// Makes a pipeline of these parts. `slot`: the slot that it reads. `reports`: whether it writes the metrics of the process.
-    pub(crate) fn pipeline(
-        &self,
-        source: SourceConfig,
-        store: &Arc<Store>,
-        reports: bool,
-        stop: CancellationToken,
-    ) -> Result<Pipeline, PipelineError> {
+    /// Makes a pipeline of these parts.
+    fn pipeline(&self, setup: PipelineSetup<'_>, stop: CancellationToken) -> Result<Pipeline, PipelineError> {
+        let PipelineSetup { source, store, reports, before } = setup;
         let config = PipelineConfig {
             source,
             batch_rows: self.config.pipeline.batch_rows,
@@ -102,7 +97,11 @@ impl Parts {
             on_gap: self.config.source.on_gap.into(),
             reports,
         };
-        Pipeline::new(config, self.collections.clone(), Arc::clone(store), stop)
+        let pipeline = Pipeline::new(config, self.collections.clone(), Arc::clone(store), stop)?;
+        Ok(match before {
+            Some(before) => pipeline.counting_on(before),
+            None => pipeline,
+        })
     }
 
     /// Returns the collections, as a pipeline writes them.

@@ -12,6 +12,17 @@ use walvec_pipeline::{PipelineError, Status, Store};
 use super::Parts;
 use crate::failure::Failure;
 
+/// What a pipeline reads, and where it keeps its state.
+pub(crate) struct PipelineSetup<'a> {
+    /// The database, with the slot of this pipeline.
+    pub(crate) source: SourceConfig,
+    pub(crate) store: &'a Arc<Store>,
+    /// Whether it writes the metrics of the process.
+    pub(crate) reports: bool,
+    /// The status of the pipeline that wrote the collections until now, if there was one.
+    pub(crate) before: Option<&'a Status>,
+}
+
 /// A running pipeline.
 pub(crate) struct RunningPipeline {
     task: JoinHandle<Result<(), PipelineError>>,
@@ -21,22 +32,10 @@ pub(crate) struct RunningPipeline {
 }
 
 impl RunningPipeline {
-    /// Starts a pipeline, which stops at the latest with `stop`. `before`: the status of the pipeline that wrote these
-    /// collections until now, if there was one.
-    pub(crate) fn start(
-        parts: &Parts,
-        source: SourceConfig,
-        store: &Arc<Store>,
-        reports: bool,
-        before: Option<&Status>,
-        stop: &CancellationToken,
-    ) -> Result<Self, Failure> {
+    /// Starts a pipeline, which stops at the latest with `stop`.
+    pub(crate) fn start(parts: &Parts, setup: PipelineSetup<'_>, stop: &CancellationToken) -> Result<Self, Failure> {
         let stop = stop.child_token();
-        let pipeline = parts.pipeline(source, store, reports, stop.clone())?;
-        let pipeline = match before {
-            Some(before) => pipeline.counting_on(before),
-            None => pipeline,
-        };
+        let pipeline = parts.pipeline(setup, stop.clone())?;
         let (status, jobs) = (pipeline.status(), pipeline.jobs());
         Ok(Self { task: tokio::spawn(pipeline.run()), status, jobs, stop })
     }

@@ -10,19 +10,19 @@ use walvec_pipeline::status::Phase;
 use walvec_pipeline::{PipelineError, Status, Store};
 
 use super::progress::{forward_status, show_job};
-use super::{PreparedStages, QueuedTask, load_checked_embedder};
+use super::{PreparedStages, QueuedTask, TaskQueue, load_checked_embedder};
 use crate::api::tasks::TaskKind;
 use crate::assembly::Parts;
-use crate::assembly::running::RunningPipeline;
+use crate::assembly::running::{PipelineSetup, RunningPipeline};
 use crate::assembly::source::source_config;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::http::dead_letters;
-use crate::reindex::candidate::{ReindexCandidate, Takeover, TakeoverError};
+use crate::reindex::candidate::{ReindexCandidate, ServedPipeline, Takeover, TakeoverError};
 use crate::reindex::state::{self, UnfinishedReindex};
 use crate::reindex::{cleanup, resume};
 use crate::search::serving::Serving;
-use crate::tasks::{TaskHandle, TaskRequest, Tasks};
+use crate::tasks::{TaskHandle, TaskRequest};
 
 /// Reads the configuration again.
 pub(crate) type Reload = Box<dyn Fn() -> Result<Config, Failure> + Send + Sync>;
@@ -31,8 +31,7 @@ pub(crate) type Reload = Box<dyn Fn() -> Result<Config, Failure> + Send + Sync>;
 pub(super) async fn prepare(
     config: Config,
     status: watch::Sender<Status>,
-    (requests, queue): (mpsc::Sender<QueuedTask>, mpsc::Receiver<QueuedTask>),
-    tasks: &Tasks,
+    TaskQueue { tasks, requests, queue }: TaskQueue,
     reload: Reload,
     stop: &CancellationToken,
 ) -> Result<PreparedStages, Failure> {
@@ -87,8 +86,8 @@ impl Supervisor {
         let mut before = None;
         loop {
             let source = source_config(&self.parts.config);
-            let mut pipeline =
-                RunningPipeline::start(&self.parts, source, &self.store, true, before.as_ref(), &self.stop)?;
+            let setup = PipelineSetup { source, store: &self.store, reports: true, before: before.as_ref() };
+            let mut pipeline = RunningPipeline::start(&self.parts, setup, &self.stop)?;
             let forwarding = tokio::spawn(forward_status(pipeline.status.clone(), self.status.clone()));
             let wanted = self.handle_requests(&pipeline).await;
             let outcome = match wanted {
@@ -184,7 +183,8 @@ impl Supervisor {
         pipeline: &RunningPipeline,
     ) -> Result<ReindexCandidate, Failure> {
         let config = (self.reload)()?;
-        ReindexCandidate::fill(&self.parts, config, &self.store, rollback, task, pipeline, &self.stop).await
+        let served = ServedPipeline { parts: &self.parts, store: &self.store, pipeline };
+        ReindexCandidate::fill(served, config, rollback, task, &self.stop).await
     }
 
     /// Lets other collections take over, and returns the status of the pipeline that filled them. If they cannot, the next

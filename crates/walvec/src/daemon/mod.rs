@@ -92,7 +92,10 @@ impl Service {
         }
         let samples = model_check::file(&config);
         let prepared = match config.broker.clone() {
-            None => direct::prepare(config, status_in, (requests.clone(), queue), &tasks, reload, &stop).await?,
+            None => {
+                let queue = TaskQueue { tasks: tasks.clone(), requests: requests.clone(), queue };
+                direct::prepare(config, status_in, queue, reload, &stop).await?
+            }
             Some(broker) => staged::prepare(config, &broker.kafka, status_in, queue, &stop).await?,
         };
         // Signals are handled before the address is announced: a process that finds the address may ask this one to stop.
@@ -199,6 +202,13 @@ impl Service {
 
 /// A request, and its task.
 type QueuedTask = (TaskRequest, TaskHandle);
+
+/// The way of long work to the owner of the pipeline.
+struct TaskQueue {
+    tasks: Tasks,
+    requests: mpsc::Sender<QueuedTask>,
+    queue: mpsc::Receiver<QueuedTask>,
+}
 
 /// Stages that run until they are told to stop, or until a definite error.
 type StagesRun = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use walvec_capture::SourceConfig;
 use walvec_embed::Embedder;
 use walvec_model::Lsn;
 use walvec_pipeline::status::Phase;
@@ -16,7 +17,7 @@ use super::names::{self, sink_failure, switch};
 use super::slot::reindex_source;
 use super::state::{self, UnfinishedReindex};
 use super::{pause, refused};
-use crate::assembly::running::RunningPipeline;
+use crate::assembly::running::{PipelineSetup, RunningPipeline};
 use crate::assembly::{self, Parts, collection};
 use crate::config::Config;
 use crate::failure::Failure;
@@ -57,6 +58,13 @@ pub(crate) enum TakeoverError {
     AfterSwitch(Failure),
 }
 
+/// What is served while other collections are filled.
+pub(crate) struct ServedPipeline<'a> {
+    pub(crate) parts: &'a Parts,
+    pub(crate) store: &'a Arc<Store>,
+    pub(crate) pipeline: &'a RunningPipeline,
+}
+
 /// Other collections and the pipeline that fills them.
 pub(crate) struct ReindexCandidate {
     parts: Parts,
@@ -75,14 +83,13 @@ pub(crate) struct ReindexCandidate {
 impl ReindexCandidate {
     /// Fills the collections of `config`, which may be new or kept ones, until they have almost caught up with the served ones.
     pub(crate) async fn fill(
-        current: &Parts,
+        served: ServedPipeline<'_>,
         config: Config,
-        store: &Arc<Store>,
         rollback: bool,
         task: &TaskHandle,
-        primary: &RunningPipeline,
         stop: &CancellationToken,
     ) -> Result<Self, Failure> {
+        let ServedPipeline { parts: current, store, pipeline: primary } = served;
         refused::refuse_other_rows(&current.config, &config)?;
         let nothing =
             || Failure::definite("E_REINDEX", "nothing has been stored yet that could be built anew").passing();
@@ -108,7 +115,7 @@ impl ReindexCandidate {
         .map_err(|error| Failure::definite("E_SINK", format!("noting the reindex: {error}")).passing())?;
         let source = reindex_source(&parts.config);
         let store = state::seed(&state::directory(&parts.config), &checkpoint, &source.slot)?;
-        let pipeline = RunningPipeline::start(&parts, source, &store, false, None, stop)?;
+        let pipeline = RunningPipeline::start(&parts, setup(source, &store, None), stop)?;
         let names = parts.config.collections.iter().map(|collection| collection.name.clone()).zip(own_names).collect();
         let mut candidate = Self { parts, store, pipeline, names, served, rollback, sample };
         candidate.copy(task).await?;
@@ -240,7 +247,7 @@ impl ReindexCandidate {
             }
             // The stream was interrupted at the last moment, and began again further back.
             let source = reindex_source(&self.parts.config);
-            self.pipeline = RunningPipeline::start(&self.parts, source, &self.store, false, Some(&status), stop)?;
+            self.pipeline = RunningPipeline::start(&self.parts, setup(source, &self.store, Some(&status)), stop)?;
         }
         let checkpoint = self.checkpoint()?;
         refused::refuse_other_source(&stopped, &checkpoint)?;
@@ -251,6 +258,11 @@ impl ReindexCandidate {
         let baseline = self.store.baseline().map_err(PipelineError::from)?.unwrap_or_default();
         Ok((Checkpoint { source: stopped.source, ..checkpoint }, baseline, letters))
     }
+}
+
+/// Sets up the second pipeline. The metrics of the process are those of the first one.
+const fn setup<'a>(source: SourceConfig, store: &'a Arc<Store>, before: Option<&'a Status>) -> PipelineSetup<'a> {
+    PipelineSetup { source, store, reports: false, before }
 }
 
 /// Loads the configured model. Returns the one in use instead if it is the same model, reached in the same way.

@@ -16,7 +16,7 @@
 //! - [`candidate`]: the new collections and the pipeline that fills them, until they take over
 //! - [`names`]: which collections are served, kept or new, and switching the names
 //! - [`refused`]: what a reindex must not change
-//! - [`slot`]: the slot that the second pipeline reads
+//! - [`slot`](mod@slot): the slot that the second pipeline reads
 //! - [`cleanup`]: removes what was needed until the end
 //! - [`state`]: what a later start has to know
 //! - [`resume`]: the reindex that a start continues
