@@ -103,12 +103,12 @@ impl Reason {
 /// A problem that can be sent as an answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
-pub(crate) struct Problem {
+pub(crate) struct ApiProblem {
     reason: Reason,
     detail: String,
 }
 
-impl Problem {
+impl ApiProblem {
     /// Makes a problem of this kind. The detail says what was found and what would be right.
     pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }

@@ -29,15 +29,15 @@ use crate::config::{Config, Stage};
 #[derive(Args)]
 pub(crate) struct DeadLettersArgs {
     #[command(subcommand)]
-    command: Command,
+    command: DeadLettersCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum DeadLettersCommand {
     /// Show parked rows: which row, why, and where its record is.
     List {
         #[command(flatten)]
-        selection: Selection,
+        selection: LetterSelection,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -45,17 +45,17 @@ enum Command {
     /// Process parked rows again: through a broker their records are written again, otherwise the rows are read again.
     Retry {
         #[command(flatten)]
-        selection: Selection,
+        selection: LetterSelection,
     },
     /// Forget that rows are parked. They stay missing, or as they were, until they change.
     Drop {
         #[command(flatten)]
-        selection: Selection,
+        selection: LetterSelection,
     },
 }
 
 #[derive(Args)]
-struct Selection {
+struct LetterSelection {
     #[command(flatten)]
     config: ConfigArgs,
     /// Only parked rows of this collection.
@@ -66,7 +66,7 @@ struct Selection {
     key: Option<String>,
 }
 
-impl Selection {
+impl LetterSelection {
     fn wants(&self, letter: &DeadLetter) -> bool {
         let key = || RowKey::new(letter.key.clone()).to_string();
         self.collection.as_ref().is_none_or(|name| *name == letter.collection)
@@ -75,18 +75,20 @@ impl Selection {
 }
 
 pub(crate) async fn execute(args: DeadLettersArgs) -> Result<ExitCode, Failure> {
-    let (Command::List { selection, .. } | Command::Retry { selection } | Command::Drop { selection }) = &args.command;
+    let (DeadLettersCommand::List { selection, .. }
+    | DeadLettersCommand::Retry { selection }
+    | DeadLettersCommand::Drop { selection }) = &args.command;
     let mut config = selection.config.load_to_ask()?;
     if config.broker.is_some() {
         config = selection.config.load_to_read_topics()?;
     }
-    let storage = Storage::find(&config).await?;
+    let storage = LetterStorage::find(&config).await?;
     let mut letters = storage.all(&config).await?;
     letters.retain(|letter| selection.wants(letter));
     match &args.command {
-        Command::List { json, .. } => list(&letters, *json),
-        Command::Retry { .. } => storage.retry(letters).await,
-        Command::Drop { .. } => storage.forget(letters).await,
+        DeadLettersCommand::List { json, .. } => list(&letters, *json),
+        DeadLettersCommand::Retry { .. } => storage.retry(letters).await,
+        DeadLettersCommand::Drop { .. } => storage.forget(letters).await,
     }
 }
 
@@ -112,7 +114,7 @@ fn list(letters: &[DeadLetter], as_json: bool) -> Result<ExitCode, Failure> {
 }
 
 /// Where the parked rows are stored.
-enum Storage<'a> {
+enum LetterStorage<'a> {
     /// In a running walvec.
     Running(Client),
     /// In the state file of a walvec that does not run.
@@ -121,7 +123,7 @@ enum Storage<'a> {
     Topic(Broker<'a>),
 }
 
-impl<'a> Storage<'a> {
+impl<'a> LetterStorage<'a> {
     async fn find(config: &'a Config) -> Result<Self, Failure> {
         if let Some(broker) = &config.broker {
             return Ok(Self::Topic(Broker::connect(config, &broker.kafka).await?));

@@ -15,7 +15,7 @@ use super::output::Screen;
 use super::{Failure, hits, output, run};
 use crate::client::Client;
 use crate::config::{Config, Environment, Overrides};
-use crate::daemon::{Service, listen};
+use crate::daemon::{Daemon, listen};
 use crate::demo::{EXAMPLES, QUERY, books, configuration, fill};
 use crate::terminal::progress::ReportTo;
 
@@ -122,7 +122,7 @@ async fn sync_and_search(
     let snapshot_began = Instant::now();
     let same = config.clone();
     let reload = Box::new(move || Ok(same.clone()));
-    let mut service = Service::start(config.clone(), EXAMPLES.map(str::to_owned).to_vec(), reload).await?;
+    let mut service = Daemon::start(config.clone(), EXAMPLES.map(str::to_owned).to_vec(), reload).await?;
     let progress = tokio::spawn(run::show_snapshot(service.status.clone(), args.report_to()));
     let synced = service.wait_for(|status| status.phase == Phase::Streaming).await;
     progress.abort();
@@ -164,7 +164,7 @@ async fn search(query: &str, config: &Config) -> Result<Vec<Value>, Failure> {
     Ok(answer.get("hits").and_then(Value::as_array).cloned().unwrap_or_default())
 }
 
-fn what_to_try(cluster: &Cluster, service: &Service) -> String {
+fn what_to_try(cluster: &Cluster, service: &Daemon) -> String {
     let psql = cluster.psql_command("postgres");
     let address = service.address;
     format!(

@@ -71,12 +71,12 @@ pub(crate) async fn execute(args: HealthArgs) -> Result<ExitCode, Failure> {
 }
 
 /// The processes to ask.
-enum Target {
+enum ProbeTarget {
     At(SocketAddr),
     Of(Box<Config>),
 }
 
-impl std::fmt::Display for Target {
+impl std::fmt::Display for ProbeTarget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::At(address) => write!(f, "the walvec at {address}"),
@@ -85,29 +85,29 @@ impl std::fmt::Display for Target {
     }
 }
 
-fn target(args: &HealthArgs) -> Result<Target, Failure> {
+fn target(args: &HealthArgs) -> Result<ProbeTarget, Failure> {
     if let Some(address) = args.at {
-        return Ok(Target::At(address));
+        return Ok(ProbeTarget::At(address));
     }
     match args.config.load_to_ask() {
-        Ok(config) => Ok(Target::Of(Box::new(config))),
+        Ok(config) => Ok(ProbeTarget::Of(Box::new(config))),
         // In a container the configuration may lie anywhere.
         Err(_) if args.config.config.is_none() && !Path::new(DEFAULT_FILE).exists() => {
             let listen = std::env::var("WALVEC_LISTEN").ok().and_then(|listen| listen.parse().ok());
-            Ok(Target::At(listen.unwrap_or(DEFAULT_LISTEN)))
+            Ok(ProbeTarget::At(listen.unwrap_or(DEFAULT_LISTEN)))
         }
         Err(failure) => Err(failure),
     }
 }
 
-async fn probe(target: &Target, path: &str) -> ProbeResult {
+async fn probe(target: &ProbeTarget, path: &str) -> ProbeResult {
     let (running, if_none) = match target {
-        Target::At(address) => {
+        ProbeTarget::At(address) => {
             let running = Client::at(*address, None, None).await;
             let named = running.map(|running| (Stage::All.name().to_owned(), running));
             (named.into_iter().collect(), format!("no walvec answers at {address}"))
         }
-        Target::Of(config) => {
+        ProbeTarget::Of(config) => {
             let directory = match config.stage {
                 Stage::All => config.sink.directory().to_owned(),
                 _ => config.directory(),

@@ -8,7 +8,7 @@ use super::{ConfigArgs, Failure, output, task};
 use crate::api::tasks::ReindexRequest;
 use crate::client::Client;
 use crate::config::{Config, Overrides};
-use crate::daemon::Service;
+use crate::daemon::Daemon;
 use crate::daemon::direct::Reload;
 use crate::reindex::state;
 
@@ -54,7 +54,7 @@ pub(crate) async fn execute(args: ReindexArgs) -> Result<ExitCode, Failure> {
 }
 
 /// Runs the collections that are served at present, which the configuration may not describe any more.
-async fn start_as_before(config: &Config, args: &ConfigArgs) -> Result<Service, Failure> {
+async fn start_as_before(config: &Config, args: &ConfigArgs) -> Result<Daemon, Failure> {
     let served = state::served(config).ok_or_else(|| {
         let directory = config.sink.directory().display();
         let what = format!("{directory} does not say which configuration its collections were made with");
@@ -64,5 +64,5 @@ async fn start_as_before(config: &Config, args: &ConfigArgs) -> Result<Service, 
     output::note("nothing runs here: following the stream until the new collections are complete");
     let args = args.clone();
     let reload: Reload = Box::new(move || args.load_with(Overrides::default()));
-    Service::start(served, Vec::new(), reload).await
+    Daemon::start(served, Vec::new(), reload).await
 }

@@ -10,7 +10,7 @@ use walvec_pipeline::status::Phase;
 
 use super::{ConfigArgs, Failure};
 use crate::config::{self, Overrides, Stage};
-use crate::daemon::Service;
+use crate::daemon::Daemon;
 use crate::terminal::progress::{Meter, ReportTo};
 
 const EXAMPLE: &str = "\
@@ -54,7 +54,7 @@ pub(crate) async fn execute(args: RunArgs) -> Result<ExitCode, Failure> {
         let instance = Some(instance.clone());
         config.load_with(Overrides { listen, stage: Some(stage), instance, ..Overrides::default() })
     };
-    let service = Service::start(load()?, Vec::new(), Box::new(load)).await?;
+    let service = Daemon::start(load()?, Vec::new(), Box::new(load)).await?;
     tracing::info!("search page: http://{}/", service.address);
     let progress = tokio::spawn(show_snapshot(service.status.clone(), ReportTo::Log));
     let outcome = service.finish().await;

@@ -11,7 +11,7 @@ use walvec_pipeline::store::SnapshotState;
 use walvec_pipeline::{PipelineError, Store};
 
 use super::{ConfigArgs, Failure, hits, output};
-use crate::api::problem::Problem;
+use crate::api::problem::ApiProblem;
 use crate::api::search::{AnswerHit, Freshness, SearchAnswer};
 use crate::assembly::collection::OpenCollection;
 use crate::assembly::fields::TableFields;
@@ -173,7 +173,7 @@ async fn search_here(
     let transform = Arc::new(transform::compile(collection, Arc::new(str::len))?);
     let stored_columns = columns::load(config).remove(&collection.name);
     let known = TableFields { transform, stored_columns, labels: None }.known();
-    let refused = |problem: Problem| Failure::new(2, "E_USAGE", problem.detail());
+    let refused = |problem: ApiProblem| Failure::new(2, "E_USAGE", problem.detail());
     let filter =
         filter::checked(conditions).and_then(|conditions| resolve::filter(&conditions, &known)).map_err(refused)?;
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);

@@ -4,7 +4,7 @@ use walvec_embed::{Protocol, hash};
 
 use super::error::ConfigError;
 use super::schema::stage::Stage;
-use super::yaml::document::Document;
+use super::yaml::document::YamlDocument;
 use super::{Config, rules};
 
 /// The features of a program, by cargo's names.
@@ -58,7 +58,7 @@ impl Features {
 }
 
 /// Refuses a configuration that needs a feature that the program was built without.
-pub(super) fn check(config: &Config, document: Option<&Document>, features: Features) -> Result<(), ConfigError> {
+pub(super) fn check(config: &Config, document: Option<&YamlDocument>, features: Features) -> Result<(), ConfigError> {
     needs(config)
         .into_iter()
         .find(|need| !(need.is_there)(features))

@@ -15,7 +15,7 @@ use super::error::ConfigError;
 use super::features::{self, Features};
 use super::rules::server::check_exposure;
 use super::schema::stage::{INSTANCE, Stage, instance};
-use super::yaml::document::Document;
+use super::yaml::document::YamlDocument;
 use super::yaml::interpolate::interpolate;
 use super::yaml::reader;
 use super::{Config, conninfo, names, rules, tutorial};
@@ -103,7 +103,7 @@ impl Config {
     /// Adds the values of environment and flags, then checks the whole.
     fn completed(
         mut self,
-        document: Option<&Document>,
+        document: Option<&YamlDocument>,
         environment: &Environment,
         overrides: Overrides,
     ) -> Result<Self, ConfigError> {
@@ -141,7 +141,7 @@ pub(super) fn from_named_text(
     overrides: Overrides,
     features: Features,
 ) -> Result<Config, ConfigError> {
-    let mut document = Document::parse(name, text)?;
+    let mut document = YamlDocument::parse(name, text)?;
     for key in overrides.not_needed {
         document.leave_out(key, |text| interpolate(text, environment).map_or(true, |value| value.is_empty()));
     }
@@ -173,7 +173,7 @@ fn instance_of(environment: &Environment, flag: Option<&str>) -> Result<String, 
 /// Returns the address of PostgreSQL, if the file or a variable has it.
 fn database_url(
     url: &SecretString,
-    document: Option<&Document>,
+    document: Option<&YamlDocument>,
     environment: &Environment,
 ) -> Result<Option<SecretString>, ConfigError> {
     let given = !url.expose_secret().is_empty();

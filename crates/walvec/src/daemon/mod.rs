@@ -46,7 +46,7 @@ use crate::{assembly, ui};
 const SIGNAL_DEBOUNCE: Duration = Duration::from_secs(1);
 
 /// A running pipeline and its server.
-pub(crate) struct Service {
+pub(crate) struct Daemon {
     pub(crate) address: SocketAddr,
     pub(crate) status: watch::Receiver<Status>,
     pub(crate) stop: CancellationToken,
@@ -56,7 +56,7 @@ pub(crate) struct Service {
     server: tokio::task::JoinHandle<std::io::Result<()>>,
 }
 
-impl Service {
+impl Daemon {
     /// Starts both. The port is bound before the pipeline starts, so that a port in use costs nothing. `reload` reads the configuration
     /// again, for a reindex.
     pub(crate) async fn start(config: Config, examples: Vec<String>, reload: Reload) -> Result<Self, Failure> {

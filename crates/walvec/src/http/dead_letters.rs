@@ -14,7 +14,7 @@ use walvec_pipeline::{PipelineError, Store};
 
 use super::state::App;
 use crate::api::dead_letters::DeadLetterPage;
-use crate::api::problem::{Problem, Reason};
+use crate::api::problem::{ApiProblem, Reason};
 
 /// The most dead letters of a page, and the default.
 pub(super) const MAX_LIMIT: usize = 1000;
@@ -43,7 +43,7 @@ pub(crate) fn from_topic(letters: Arc<dyn Letters>) -> DeadLetters {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct PageQuery {
+pub(super) struct DeadLettersQuery {
     collection: Option<String>,
     after: Option<String>,
     limit: Option<usize>,
@@ -53,22 +53,22 @@ pub(super) struct PageQuery {
 /// page.
 pub(super) async fn page(
     State(app): State<Arc<App>>,
-    query: Result<Query<PageQuery>, QueryRejection>,
-) -> Result<Response, Problem> {
-    let Query(query) = query.map_err(|error| Problem::new(Reason::BadParameter, error.body_text()))?;
+    query: Result<Query<DeadLettersQuery>, QueryRejection>,
+) -> Result<Response, ApiProblem> {
+    let Query(query) = query.map_err(|error| ApiProblem::new(Reason::BadParameter, error.body_text()))?;
     let limit = query.limit.unwrap_or(MAX_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
         let detail = format!("the limit is \"{limit}\"; a whole number from 1 to {MAX_LIMIT} is expected");
-        return Err(Problem::new(Reason::BadLimit, detail));
+        return Err(ApiProblem::new(Reason::BadLimit, detail));
     }
     let after = query.after.map(|text| serde_json::from_str(&text).map(RowKey::new)).transpose().map_err(|error| {
-        Problem::new(Reason::BadParameter, format!("after is no JSON array of key values: {error}"))
+        ApiProblem::new(Reason::BadParameter, format!("after is no JSON array of key values: {error}"))
     })?;
     let collection = app.searcher.serving().collection(query.collection.as_deref())?.name.clone();
     let read = Arc::clone(&app.dead_letters);
     // One more row tells whether there is another page.
     let found = tokio::task::spawn_blocking(move || read(&collection, after.as_ref(), limit + 1)).await;
-    let failed = |reason: String| Problem::new(Reason::StateFailed, reason);
+    let failed = |reason: String| ApiProblem::new(Reason::StateFailed, reason);
     let found = found.map_err(|panic| failed(panic.to_string()))?;
     let mut letters = found.map_err(|error| failed(error.to_string()))?;
     let is_last = letters.len() <= limit;

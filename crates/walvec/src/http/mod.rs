@@ -41,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::guard::LOGIN_PATH;
 pub(crate) use self::state::{AllowedHosts, App, AppState, Limits};
-use crate::api::problem::{Problem, Reason};
+use crate::api::problem::{ApiProblem, Reason};
 
 /// How long open requests may take after the shutdown signal before their connections are dropped.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -118,10 +118,10 @@ pub(crate) async fn serve(
     }
 }
 
-async fn not_found(uri: Uri) -> Problem {
-    Problem::new(Reason::NotFound, format!("there is nothing at {}; /openapi.json lists what there is", uri.path()))
+async fn not_found(uri: Uri) -> ApiProblem {
+    ApiProblem::new(Reason::NotFound, format!("there is nothing at {}; /openapi.json lists what there is", uri.path()))
 }
 
-async fn method_not_allowed(method: axum::http::Method, uri: Uri) -> Problem {
-    Problem::new(Reason::MethodNotAllowed, format!("{} does not accept {method}; see the Allow header", uri.path()))
+async fn method_not_allowed(method: axum::http::Method, uri: Uri) -> ApiProblem {
+    ApiProblem::new(Reason::MethodNotAllowed, format!("{} does not accept {method}; see the Allow header", uri.path()))
 }

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::state::App;
-use crate::api::problem::{Problem, Reason};
+use crate::api::problem::{ApiProblem, Reason};
 use crate::api::search::{AnswerHit, Freshness, SearchAnswer};
 use crate::search::request::SearchQuery;
 
@@ -19,8 +19,8 @@ use crate::search::request::SearchQuery;
 pub(super) async fn by_query_string(
     State(app): State<Arc<App>>,
     pairs: Result<Query<Vec<(String, String)>>, QueryRejection>,
-) -> Result<Response, Problem> {
-    let Query(pairs) = pairs.map_err(|error| Problem::new(Reason::BadParameter, error.body_text()))?;
+) -> Result<Response, ApiProblem> {
+    let Query(pairs) = pairs.map_err(|error| ApiProblem::new(Reason::BadParameter, error.body_text()))?;
     answer(&app, SearchQuery::from_pairs(pairs)?).await
 }
 
@@ -29,16 +29,16 @@ pub(super) async fn by_json(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Problem> {
+) -> Result<Response, ApiProblem> {
     // This also keeps out the forms of other sites, which cannot send JSON without asking first.
     if !is_json(&headers) {
-        return Err(Problem::new(Reason::NotJson, "send the header Content-Type: application/json"));
+        return Err(ApiProblem::new(Reason::NotJson, "send the header Content-Type: application/json"));
     }
     let body = body.map_err(|error| match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::new(Reason::BodyTooLarge, format!("at most {} bytes are read", app.limits.body_bytes))
+            ApiProblem::new(Reason::BodyTooLarge, format!("at most {} bytes are read", app.limits.body_bytes))
         }
-        _ => Problem::new(Reason::BadJson, error.body_text()),
+        _ => ApiProblem::new(Reason::BadJson, error.body_text()),
     })?;
     answer(&app, SearchQuery::from_json(&body)?).await
 }
@@ -48,7 +48,7 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
     media_type.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }
 
-async fn answer(app: &App, query: SearchQuery) -> Result<Response, Problem> {
+async fn answer(app: &App, query: SearchQuery) -> Result<Response, ApiProblem> {
     // Read before the search, so the hits are never older than the answer claims.
     let freshness = Freshness::from(&*app.status.borrow());
     let found = app.searcher.search(&query).await?;

@@ -111,7 +111,7 @@ pub(crate) struct App {
     pub(crate) dead_letters: DeadLetters,
     pub(crate) status: watch::Receiver<Status>,
     pub(crate) metrics: PrometheusHandle,
-    pub(crate) access: Option<Access>,
+    pub(crate) access: Option<AccessCheck>,
     pub(crate) allowed_hosts: AllowedHosts,
     pub(crate) examples: Vec<String>,
     pub(crate) sign_in_page: SignInPage,
@@ -126,7 +126,7 @@ impl App {
             dead_letters: state.dead_letters,
             status: state.status,
             metrics: state.metrics,
-            access: state.token.as_ref().map(Access::new),
+            access: state.token.as_ref().map(AccessCheck::new),
             allowed_hosts,
             examples: state.examples,
             sign_in_page: state.sign_in_page,
@@ -137,12 +137,12 @@ impl App {
 
 /// The check of tokens and sessions. Only digests are kept: `blake3::Hash` compares in constant time, whatever the length of
 /// the presented text.
-pub(crate) struct Access {
+pub(crate) struct AccessCheck {
     token: blake3::Hash,
     session: blake3::Hash,
 }
 
-impl Access {
+impl AccessCheck {
     fn new(token: &SecretString) -> Self {
         let token = token.expose_secret().as_bytes();
         Self { token: blake3::hash(token), session: blake3::derive_key("walvec 2026-11 page session", token).into() }
@@ -200,10 +200,10 @@ mod tests {
 
     #[test]
     fn a_session_is_not_the_token_and_ends_with_it() {
-        let access = Access::new(&"secret".into());
+        let access = AccessCheck::new(&"secret".into());
         assert!(access.knows_token("secret") && !access.knows_token("secre") && !access.knows_token(""));
         assert!(access.knows_session(&access.session()) && !access.knows_session("secret"));
-        assert!(!access.knows_session(&Access::new(&"other".into()).session()));
+        assert!(!access.knows_session(&AccessCheck::new(&"other".into()).session()));
         assert!(!access.session().contains("secret"));
     }
 }

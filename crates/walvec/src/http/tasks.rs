@@ -19,7 +19,7 @@ use walvec_pipeline::reread::Job;
 
 use super::state::App;
 use crate::api::announcement::KEY_HEADER;
-use crate::api::problem::{Problem, Reason};
+use crate::api::problem::{ApiProblem, Reason};
 use crate::api::tasks::{Accepted, BackfillRequest, ReindexRequest, RepairRequest, ResyncRequest, TaskKind};
 use crate::config;
 use crate::search::body::object;
@@ -48,18 +48,26 @@ impl Operations {
 }
 
 /// A body, or why it could not be read.
-type Body = Result<Bytes, BytesRejection>;
+type BodyResult = Result<Bytes, BytesRejection>;
 
 /// Answers `POST /api/v1/backfill` with `{"table": "public.books", "where": "year > 1900"}`.
-pub(super) async fn backfill(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+pub(super) async fn backfill(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: BodyResult,
+) -> Result<Response, ApiProblem> {
     let BackfillRequest { table, filter } = parse(&app, &headers, body, r#"{"table": …, "where": …}"#)?;
-    let table = config::table_name(&table).map_err(|reason| Problem::new(Reason::BadParameter, reason))?;
+    let table = config::table_name(&table).map_err(|reason| ApiProblem::new(Reason::BadParameter, reason))?;
     accept(&app, TaskKind::Backfill, TaskRequest::Job(Job::Backfill { table, filter }))
 }
 
 /// Answers `POST /api/v1/repair` with `{"collection": "books", "rows": [[7]], "points": [{"id": 8, "version":
 /// "0/1D5C408.3"}]}`.
-pub(super) async fn repair(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+pub(super) async fn repair(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: BodyResult,
+) -> Result<Response, ApiProblem> {
     let expected = r#"{"collection": …, "rows": […], "points": […]}"#;
     let RepairRequest { collection, rows, points } = parse(&app, &headers, body, expected)?;
     // A text that is not a version cannot be parsed in the stored point either, which therefore counts as foreign.
@@ -73,45 +81,58 @@ pub(super) async fn repair(State(app): State<Arc<App>>, headers: HeaderMap, body
 }
 
 /// Answers `POST /api/v1/resync` with `{"force": false}`.
-pub(super) async fn resync(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+pub(super) async fn resync(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: BodyResult,
+) -> Result<Response, ApiProblem> {
     let ResyncRequest { force } = parse(&app, &headers, body, r#"{"force": …}"#)?;
     accept(&app, TaskKind::Resync, TaskRequest::Job(Job::Resync { may_sweep_most: force }))
 }
 
 /// Answers `POST /api/v1/reindex` with `{"rollback": false}`.
-pub(super) async fn reindex(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+pub(super) async fn reindex(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: BodyResult,
+) -> Result<Response, ApiProblem> {
     let ReindexRequest { rollback } = parse(&app, &headers, body, r#"{"rollback": …}"#)?;
     accept(&app, TaskKind::Reindex, TaskRequest::Reindex { rollback })
 }
 
 /// Answers `GET /api/v1/tasks/{id}`.
-pub(super) async fn task(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
+pub(super) async fn task(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, ApiProblem> {
     match id.parse().ok().and_then(|id| app.operations.tasks.get(id)) {
         Some(task) => Ok(Json(task).into_response()),
-        None => Err(Problem::new(Reason::NotFound, format!("there is no task {id}; only the latest is remembered"))),
+        None => Err(ApiProblem::new(Reason::NotFound, format!("there is no task {id}; only the latest is remembered"))),
     }
 }
 
 /// Parses the body of a caller that has shown the key. `expected` is an example of a body.
-fn parse<T: DeserializeOwned>(app: &App, headers: &HeaderMap, body: Body, expected: &str) -> Result<T, Problem> {
+fn parse<T: DeserializeOwned>(
+    app: &App,
+    headers: &HeaderMap,
+    body: BodyResult,
+    expected: &str,
+) -> Result<T, ApiProblem> {
     if !app.operations.is_from_owner(headers) {
         let detail = "this changes what is stored: use the walvec commands on the machine and as the user that runs it";
-        return Err(Problem::new(Reason::ForbiddenOperation, detail));
+        return Err(ApiProblem::new(Reason::ForbiddenOperation, detail));
     }
     if !super::search::is_json(headers) {
-        return Err(Problem::new(Reason::NotJson, "send the header Content-Type: application/json"));
+        return Err(ApiProblem::new(Reason::NotJson, "send the header Content-Type: application/json"));
     }
     let body = body.map_err(|error| match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::new(Reason::BodyTooLarge, format!("at most {BODY_BYTES} bytes are read"))
+            ApiProblem::new(Reason::BodyTooLarge, format!("at most {BODY_BYTES} bytes are read"))
         }
-        _ => Problem::new(Reason::BadJson, error.body_text()),
+        _ => ApiProblem::new(Reason::BadJson, error.body_text()),
     })?;
     object(&body, expected)
 }
 
-fn accept(app: &App, kind: TaskKind, request: TaskRequest) -> Result<Response, Problem> {
-    let busy = || Problem::new(Reason::TaskRunning, "another task is running; wait for its end");
+fn accept(app: &App, kind: TaskKind, request: TaskRequest) -> Result<Response, ApiProblem> {
+    let busy = || ApiProblem::new(Reason::TaskRunning, "another task is running; wait for its end");
     let handle = app.operations.tasks.begin(kind).ok_or_else(busy)?;
     let task = handle.id();
     app.operations.requests.try_send((request, handle)).map_err(|_| busy())?;

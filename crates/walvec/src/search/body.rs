@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::request::MAX_LIMIT;
-use crate::api::problem::{Problem, Reason};
+use crate::api::problem::{ApiProblem, Reason};
 
 /// The members of a body, for messages.
 const MEMBERS: &str =
@@ -43,7 +43,7 @@ struct Members {
 
 impl SearchBody {
     /// Parses a body. `serde_json` stops at 128 levels of nesting, so deeper nesting is an error like any other.
-    pub(crate) fn read(bytes: &[u8]) -> Result<Self, Problem> {
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, ApiProblem> {
         let members: Members = object(bytes, MEMBERS)?;
         let query = text("query", members.query)?;
         Ok(Self {
@@ -61,7 +61,7 @@ impl SearchBody {
 }
 
 /// Parses an object, of which `expected` is an example.
-pub(crate) fn object<T: DeserializeOwned>(bytes: &[u8], expected: &str) -> Result<T, Problem> {
+pub(crate) fn object<T: DeserializeOwned>(bytes: &[u8], expected: &str) -> Result<T, ApiProblem> {
     let syntax = |error: serde_json::Error| bad_json(format!("{error}; expected {expected}"));
     if let Some(kind) = other_kind(&serde_json::from_slice(bytes).map_err(syntax)?) {
         return Err(bad_json(format!("the body is {kind}; an object is expected: {expected}")));
@@ -82,7 +82,7 @@ fn other_kind(value: &Value) -> Option<&'static str> {
     }
 }
 
-fn text(name: &str, value: Option<Value>) -> Result<Option<String>, Problem> {
+fn text(name: &str, value: Option<Value>) -> Result<Option<String>, ApiProblem> {
     member(name, value, "a text", |value| value.as_str().map(str::to_owned))
 }
 
@@ -97,7 +97,7 @@ fn member<T>(
     value: Option<Value>,
     expected: &str,
     read: impl FnOnce(&Value) -> Option<T>,
-) -> Result<Option<T>, Problem> {
+) -> Result<Option<T>, ApiProblem> {
     let Some(value) = value else { return Ok(None) };
     let wrong = || {
         let all = value.to_string();
@@ -108,8 +108,8 @@ fn member<T>(
     read(&value).map(Some).ok_or_else(wrong)
 }
 
-fn bad_json(detail: String) -> Problem {
-    Problem::new(Reason::BadJson, detail)
+fn bad_json(detail: String) -> ApiProblem {
+    ApiProblem::new(Reason::BadJson, detail)
 }
 
 #[cfg(test)]

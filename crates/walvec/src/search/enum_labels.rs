@@ -4,18 +4,22 @@ use serde_json::Value;
 use walvec_model::Type;
 use walvec_transform::{Field, nearest};
 
-use super::filter::{Comparison, FieldCondition, Literal};
+use super::filter::{FieldCondition, Literal, Requirement};
 use super::resolve::{KnownFields, text_of};
 use super::serving::Fields;
-use crate::api::problem::{Problem, Reason};
+use crate::api::problem::{ApiProblem, Reason};
 
 /// The most labels that a message lists.
 const MAX_LISTED: usize = 30;
 
 /// Refuses labels that do not exist. Where the labels are not known, nothing is refused.
-pub(crate) async fn check(wanted: &[FieldCondition], known: &KnownFields, fields: &dyn Fields) -> Result<(), Problem> {
+pub(crate) async fn check(
+    wanted: &[FieldCondition],
+    known: &KnownFields,
+    fields: &dyn Fields,
+) -> Result<(), ApiProblem> {
     for FieldCondition { field, test } in wanted {
-        let (Comparison::OneOf(values) | Comparison::NoneOf(values)) = test else { continue };
+        let (Requirement::OneOf(values) | Requirement::NoneOf(values)) = test else { continue };
         let is_enum = |it: &&Field| it.name == *field && *it.ty.scalar() == Type::Enum;
         let Some(column) = known.iter().flatten().find(is_enum) else { continue };
         for value in values.iter().filter(|value| **value != Literal::Json(Value::Null)) {
@@ -34,7 +38,7 @@ pub(crate) async fn check(wanted: &[FieldCondition], known: &KnownFields, fields
     Ok(())
 }
 
-fn refused(field: &str, text: &str, labels: &[String]) -> Problem {
+fn refused(field: &str, text: &str, labels: &[String]) -> ApiProblem {
     let suggestion = nearest(text, labels.iter().map(String::as_str));
     let suggestion = suggestion.map(|label| format!("; did you mean \"{label}\"?")).unwrap_or_default();
     let mut listed = labels.iter().take(MAX_LISTED).map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -42,7 +46,7 @@ fn refused(field: &str, text: &str, labels: &[String]) -> Problem {
         listed.push_str(&format!(", and {} more", labels.len() - MAX_LISTED));
     }
     let detail = format!("filter \"{field}\": \"{text}\" is no label of the enum{suggestion}; there are: {listed}");
-    Problem::new(Reason::BadFilter, detail)
+    ApiProblem::new(Reason::BadFilter, detail)
 }
 
 #[cfg(test)]
@@ -104,7 +108,7 @@ mod tests {
         }
         assert!(checked("mood=OK", &moods).await.unwrap_err().contains("did you mean \"ok\"?"));
         let number =
-            [FieldCondition { field: "mood".to_owned(), test: Comparison::OneOf(vec![Literal::Json(json!(7))]) }];
+            [FieldCondition { field: "mood".to_owned(), test: Requirement::OneOf(vec![Literal::Json(json!(7))]) }];
         assert!(check(&number, &moods.known(), &moods).await.is_err());
     }
 

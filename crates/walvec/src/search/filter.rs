@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use walvec_sink::Bounds;
 
-use crate::api::problem::{Problem, Reason};
+use crate::api::problem::{ApiProblem, Reason};
 
 /// The most values that one filter compares with.
 const MAX_CONDITIONS: usize = 32;
@@ -17,12 +17,12 @@ pub(crate) struct FieldCondition {
     /// The field, or the path to a member of one.
     pub(crate) field: String,
     /// The requirement on the field.
-    pub(crate) test: Comparison,
+    pub(crate) test: Requirement,
 }
 
 /// A requirement on a field.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Comparison {
+pub(crate) enum Requirement {
     /// One of these values; there is at least one.
     OneOf(Vec<Literal>),
     /// None of these values; there is at least one.
@@ -41,11 +41,11 @@ pub(crate) enum Literal {
 }
 
 /// Checks all conditions of a filter.
-pub(crate) fn checked(conditions: Vec<FieldCondition>) -> Result<Vec<FieldCondition>, Problem> {
+pub(crate) fn checked(conditions: Vec<FieldCondition>) -> Result<Vec<FieldCondition>, ApiProblem> {
     let count: usize = conditions.iter().map(size).sum();
     if count > MAX_CONDITIONS {
         let detail = format!("the filter has {count} conditions; at most {MAX_CONDITIONS} are read");
-        return Err(Problem::new(Reason::BadFilter, detail));
+        return Err(ApiProblem::new(Reason::BadFilter, detail));
     }
     Ok(conditions)
 }
@@ -53,8 +53,8 @@ pub(crate) fn checked(conditions: Vec<FieldCondition>) -> Result<Vec<FieldCondit
 /// Returns how many values a condition compares with.
 fn size(wanted: &FieldCondition) -> usize {
     match &wanted.test {
-        Comparison::OneOf(values) | Comparison::NoneOf(values) => values.len(),
-        Comparison::Within(_) => 1,
+        Requirement::OneOf(values) | Requirement::NoneOf(values) => values.len(),
+        Requirement::Within(_) => 1,
     }
 }
 
@@ -62,7 +62,7 @@ fn size(wanted: &FieldCondition) -> usize {
 ///
 /// Several values, one of which must match, are a JSON list: `author=["Jane Austen","H.G. Wells"]`. A value in double quotes is a
 /// JSON text, so that one can begin with a bracket or a quote.
-pub(crate) fn condition_from_text(text: &str) -> Result<FieldCondition, Problem> {
+pub(crate) fn condition_from_text(text: &str) -> Result<FieldCondition, ApiProblem> {
     let operator = text.find(['=', '<', '>']).filter(|at| !text[..*at].trim_end_matches('!').is_empty());
     let Some((field, rest)) = operator.map(|at| text.split_at(at)) else {
         return null_test(text).ok_or_else(|| {
@@ -70,7 +70,7 @@ pub(crate) fn condition_from_text(text: &str) -> Result<FieldCondition, Problem>
                 "\"{text}\" is no condition; expected field=value, field!=value, field=[\"one\",\"other\"], field>=end with >, >=, \
                  < or <=, or field is null"
             );
-            Problem::new(Reason::BadFilter, detail)
+            ApiProblem::new(Reason::BadFilter, detail)
         });
     };
     let end = |end: &str| Some(Literal::Plain(end.to_owned()));
@@ -86,8 +86,8 @@ pub(crate) fn condition_from_text(text: &str) -> Result<FieldCondition, Problem>
     } else {
         let values = values(field, plain(rest.strip_prefix('=').unwrap_or(rest)))?;
         let (field, test) = match field.strip_suffix('!') {
-            Some(field) => (field, Comparison::NoneOf(values)),
-            None => (field, Comparison::OneOf(values)),
+            Some(field) => (field, Requirement::NoneOf(values)),
+            None => (field, Requirement::OneOf(values)),
         };
         Ok(FieldCondition { field: field.trim_end().to_owned(), test })
     }
@@ -101,13 +101,13 @@ fn null_test(text: &str) -> Option<FieldCondition> {
         (rest.eq_ignore_ascii_case(end) && !field.trim().is_empty()).then(|| field.trim().to_owned())
     };
     let null = || vec![Literal::Json(Value::Null)];
-    let is_not = ends_with(" is not null").map(|field| FieldCondition { field, test: Comparison::NoneOf(null()) });
-    is_not.or_else(|| Some(FieldCondition { field: ends_with(" is null")?, test: Comparison::OneOf(null()) }))
+    let is_not = ends_with(" is not null").map(|field| FieldCondition { field, test: Requirement::NoneOf(null()) });
+    is_not.or_else(|| Some(FieldCondition { field: ends_with(" is null")?, test: Requirement::OneOf(null()) }))
 }
 
 /// Parses the members of a JSON object, each a field and its requirement: a value, a list of values of which one must match, the
 /// bounds of a range, or what it must not be.
-pub(crate) fn conditions_from_json(members: Map<String, Value>) -> Result<Vec<FieldCondition>, Problem> {
+pub(crate) fn conditions_from_json(members: Map<String, Value>) -> Result<Vec<FieldCondition>, ApiProblem> {
     members.into_iter().map(|(field, value)| condition_from_json(&field, value)).collect()
 }
 
@@ -128,25 +128,25 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<V
     Value::deserialize(deserializer).map(Some)
 }
 
-fn condition_from_json(field: &str, value: Value) -> Result<FieldCondition, Problem> {
+fn condition_from_json(field: &str, value: Value) -> Result<FieldCondition, ApiProblem> {
     if field.is_empty() {
-        return Err(Problem::new(Reason::BadFilter, "a filter names an empty field"));
+        return Err(ApiProblem::new(Reason::BadFilter, "a filter names an empty field"));
     }
     if !value.is_object() {
         return Ok(FieldCondition {
             field: field.to_owned(),
-            test: Comparison::OneOf(values(field, Literal::Json(value))?),
+            test: Requirement::OneOf(values(field, Literal::Json(value))?),
         });
     }
     let JsonCondition { gt, gte, lt, lte, not } = serde_json::from_value(value).map_err(|error| {
         let detail = format!("filter \"{field}\": {error}; expected {{\"gte\": …, \"lt\": …}} or {{\"not\": …}}");
-        Problem::new(Reason::BadFilter, detail)
+        ApiProblem::new(Reason::BadFilter, detail)
     })?;
     let bounds = Bounds { gt, gte, lt, lte };
     match not {
         Some(value) if bounds.given().next().is_none() => Ok(FieldCondition {
             field: field.to_owned(),
-            test: Comparison::NoneOf(values(field, Literal::Json(value))?),
+            test: Requirement::NoneOf(values(field, Literal::Json(value))?),
         }),
         Some(_) => Err(refused(field, "not excludes the ends of a range; say one of them")),
         None => {
@@ -158,7 +158,7 @@ fn condition_from_json(field: &str, value: Value) -> Result<FieldCondition, Prob
 }
 
 /// Returns the value, or those of a list.
-fn values(field: &str, value: Literal) -> Result<Vec<Literal>, Problem> {
+fn values(field: &str, value: Literal) -> Result<Vec<Literal>, ApiProblem> {
     let is_value = |value: &Value| !matches!(value, Value::Array(_) | Value::Object(_));
     match value {
         Literal::Json(Value::Array(values)) if !values.is_empty() && values.iter().all(is_value) => {
@@ -172,15 +172,15 @@ fn values(field: &str, value: Literal) -> Result<Vec<Literal>, Problem> {
     }
 }
 
-fn within(field: &str, bounds: Bounds<Literal>) -> Result<FieldCondition, Problem> {
+fn within(field: &str, bounds: Bounds<Literal>) -> Result<FieldCondition, ApiProblem> {
     if bounds.given().next().is_none() {
         return Err(refused(field, "none of gt, gte, lt and lte is given"));
     }
-    Ok(FieldCondition { field: field.trim_end().to_owned(), test: Comparison::Within(Box::new(bounds)) })
+    Ok(FieldCondition { field: field.trim_end().to_owned(), test: Requirement::Within(Box::new(bounds)) })
 }
 
-fn refused(field: &str, detail: &str) -> Problem {
-    Problem::new(Reason::BadFilter, format!("filter \"{field}\": {detail}"))
+fn refused(field: &str, detail: &str) -> ApiProblem {
+    ApiProblem::new(Reason::BadFilter, format!("filter \"{field}\": {detail}"))
 }
 
 /// Parses a value of a query string; see [`condition_from_text`].
@@ -219,11 +219,11 @@ mod tests {
     use super::*;
 
     fn one_of(values: Vec<Literal>) -> FieldCondition {
-        FieldCondition { field: "f".to_owned(), test: Comparison::OneOf(values) }
+        FieldCondition { field: "f".to_owned(), test: Requirement::OneOf(values) }
     }
 
     fn none_of(values: Vec<Literal>) -> FieldCondition {
-        FieldCondition { field: "f".to_owned(), test: Comparison::NoneOf(values) }
+        FieldCondition { field: "f".to_owned(), test: Requirement::NoneOf(values) }
     }
 
     fn text(text: &str) -> Literal {
@@ -231,7 +231,7 @@ mod tests {
     }
 
     /// Returns the only condition of a JSON filter on the field `f`, as it is understood.
-    fn of_json(value: Value) -> Result<FieldCondition, Problem> {
+    fn of_json(value: Value) -> Result<FieldCondition, ApiProblem> {
         Ok(conditions_from_json(once(("f".to_owned(), value)).collect())?.remove(0))
     }
 
@@ -258,7 +258,7 @@ mod tests {
         ] {
             assert_eq!(
                 condition_from_text(condition).unwrap().test,
-                Comparison::Within(Box::new(bounds)),
+                Requirement::Within(Box::new(bounds)),
                 "{condition}"
             );
         }
@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(of_json(json!({"not": true})), Ok(none_of(vec![json(json!(true))])));
         assert_eq!(of_json(json!({"not": null})), Ok(none_of(vec![json(json!(null))])));
         let bounds = Bounds { gt: Some(json(json!(1))), lte: Some(json(json!(2.5))), ..Bounds::default() };
-        assert_eq!(of_json(json!({"gt": 1, "lte": 2.5})).unwrap().test, Comparison::Within(Box::new(bounds)));
+        assert_eq!(of_json(json!({"gt": 1, "lte": 2.5})).unwrap().test, Requirement::Within(Box::new(bounds)));
     }
 
     #[test]
@@ -303,7 +303,7 @@ mod tests {
         for value in [json!("Dune"), json!("[1]"), json!("1813"), json!("true"), json!("\"quoted\""), json!("")] {
             let text = equals_as_text("f", &value).unwrap();
             let read = condition_from_text(&text).unwrap();
-            let Comparison::OneOf(values) = read.test else { panic!("{text}") };
+            let Requirement::OneOf(values) = read.test else { panic!("{text}") };
             let read = match &values[0] {
                 Literal::Plain(text) => text.clone().into(),
                 Literal::Json(value) => value.clone(),

@@ -12,22 +12,22 @@ use walvec_transform::Layout;
 use super::cursor::half_digest;
 use super::resolve::{self, KnownFields};
 use super::serving::Fields;
-use crate::api::problem::{Problem, Reason};
+use crate::api::problem::{ApiProblem, Reason};
 
 /// Parses an order: a field, and after a colon the direction.
-pub(crate) fn parse_order(text: &str, fields: &dyn Fields) -> Result<Order, Problem> {
+pub(crate) fn parse_order(text: &str, fields: &dyn Fields) -> Result<Order, ApiProblem> {
     let known = fields.known();
     let (name, descending) = direction(text, &known)?;
     let by = |(path, _)| sorted_by(name, &path, &known, fields).map(|by| Order { field: path, by, descending });
     resolve::find(name, &known).and_then(by).map_err(|reason| refused(name, &reason))
 }
 
-fn refused(name: &str, reason: &str) -> Problem {
-    Problem::new(Reason::BadParameter, format!("order_by \"{name}\": {reason}"))
+fn refused(name: &str, reason: &str) -> ApiProblem {
+    ApiProblem::new(Reason::BadParameter, format!("order_by \"{name}\": {reason}"))
 }
 
 /// Returns the field's name, and whether the greatest value comes first.
-fn direction<'a>(text: &'a str, known: &KnownFields) -> Result<(&'a str, bool), Problem> {
+fn direction<'a>(text: &'a str, known: &KnownFields) -> Result<(&'a str, bool), ApiProblem> {
     match text.rsplit_once(':') {
         Some((name, "asc")) => Ok((name, false)),
         Some((name, "desc")) => Ok((name, true)),
@@ -83,7 +83,7 @@ fn sortable(known: &KnownFields, fields: &dyn Fields) -> String {
 
 /// Refuses a point that has several places in the order. For a computed field, and for a member of JSON, this is not known
 /// before the point is read.
-pub(crate) fn check_single(order: &Order, layout: Layout, id: PointId, payload: &Payload) -> Result<(), Problem> {
+pub(crate) fn check_single(order: &Order, layout: Layout, id: PointId, payload: &Payload) -> Result<(), ApiProblem> {
     let field = layout.fields(payload).find(|(name, _)| **name == order.field.name).map(|(_, value)| value);
     let value = order.field.steps.iter().try_fold(field.unwrap_or(&Value::Null), |value, step| match step {
         Step::Key(key) => value.get(key),
@@ -145,10 +145,10 @@ impl fmt::Display for OrderCursor {
 }
 
 impl FromStr for OrderCursor {
-    type Err = Problem;
+    type Err = ApiProblem;
 
-    fn from_str(text: &str) -> Result<Self, Problem> {
-        read_cursor(text).ok_or_else(|| Problem::new(Reason::BadParameter, NOT_A_CURSOR))
+    fn from_str(text: &str) -> Result<Self, ApiProblem> {
+        read_cursor(text).ok_or_else(|| ApiProblem::new(Reason::BadParameter, NOT_A_CURSOR))
     }
 }
 

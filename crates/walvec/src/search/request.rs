@@ -4,7 +4,7 @@ use super::body::SearchBody;
 use super::cursor::{Cursor, NOT_A_CURSOR};
 use super::filter::{self, FieldCondition, condition_from_text, conditions_from_json};
 use super::mode::Mode;
-use crate::api::problem::{Problem, Reason};
+use crate::api::problem::{ApiProblem, Reason};
 
 /// The longest query, in bytes. Models read at most some hundred words; a longer query is a mistake or an attack.
 pub(crate) const MAX_QUERY_BYTES: usize = 8 * 1024;
@@ -37,7 +37,7 @@ pub(crate) struct SearchQuery {
 impl SearchQuery {
     /// Parses the pairs of a query string: `q`, `collection`, `mode`, `limit`, `group`, `min_score`, `cursor`, and any
     /// number of `filter`.
-    pub(crate) fn from_pairs(pairs: Vec<(String, String)>) -> Result<Self, Problem> {
+    pub(crate) fn from_pairs(pairs: Vec<(String, String)>) -> Result<Self, ApiProblem> {
         let (mut text, mut collection, mut limit, mut conditions) = (None, None, None, Vec::new());
         let (mut mode, mut group, mut min_score, mut cursor) = (None, None, None, None);
         for (name, value) in pairs {
@@ -55,7 +55,7 @@ impl SearchQuery {
                         "there is no parameter \"{name}\"; there are q, collection, mode, limit, group, \
                          min_score, cursor and filter"
                     );
-                    return Err(Problem::new(Reason::BadParameter, detail));
+                    return Err(ApiProblem::new(Reason::BadParameter, detail));
                 }
             }
         }
@@ -69,7 +69,7 @@ impl SearchQuery {
     }
 
     /// Parses a JSON body.
-    pub(crate) fn from_json(body: &[u8]) -> Result<Self, Problem> {
+    pub(crate) fn from_json(body: &[u8]) -> Result<Self, ApiProblem> {
         let SearchBody { query, collection, mode, limit, group, min_score, cursor, filter } = SearchBody::read(body)?;
         let limit = limit.map_or(Ok(DEFAULT_LIMIT), |given| usize::try_from(given).map_err(|_| bad_limit(given)))?;
         let filter = filter::checked(conditions_from_json(filter)?)?;
@@ -79,14 +79,14 @@ impl SearchQuery {
         Self { text: query, collection, mode, limit, filter, by_row, min_score, cursor }.checked()
     }
 
-    fn checked(self) -> Result<Self, Problem> {
+    fn checked(self) -> Result<Self, ApiProblem> {
         if self.text.trim().is_empty() {
             let detail = "say what to look for, in the parameter q or the member \"query\"";
-            return Err(Problem::new(Reason::EmptyQuery, detail));
+            return Err(ApiProblem::new(Reason::EmptyQuery, detail));
         }
         if self.text.len() > MAX_QUERY_BYTES {
             let detail = format!("the query has {} bytes; at most {MAX_QUERY_BYTES} are read", self.text.len());
-            return Err(Problem::new(Reason::QueryTooLong, detail));
+            return Err(ApiProblem::new(Reason::QueryTooLong, detail));
         }
         if !(1..=MAX_LIMIT).contains(&self.limit) {
             return Err(bad_limit(self.limit));
@@ -95,43 +95,43 @@ impl SearchQuery {
     }
 }
 
-fn checked_cursor(cursor: Option<&str>) -> Result<Option<Cursor>, Problem> {
-    let unreadable = |_| Problem::new(Reason::BadParameter, NOT_A_CURSOR);
+fn checked_cursor(cursor: Option<&str>) -> Result<Option<Cursor>, ApiProblem> {
+    let unreadable = |_| ApiProblem::new(Reason::BadParameter, NOT_A_CURSOR);
     cursor.map(str::parse).transpose().map_err(unreadable)
 }
 
-fn checked_group(group: Option<&str>) -> Result<bool, Problem> {
+fn checked_group(group: Option<&str>) -> Result<bool, ApiProblem> {
     match group {
         None => Ok(false),
         Some("row") => Ok(true),
         Some(other) => {
             let detail = format!("hits cannot be grouped by \"{other}\"; only by \"row\"");
-            Err(Problem::new(Reason::BadParameter, detail))
+            Err(ApiProblem::new(Reason::BadParameter, detail))
         }
     }
 }
 
-fn checked_mode(mode: Option<&str>) -> Result<Option<Mode>, Problem> {
+fn checked_mode(mode: Option<&str>) -> Result<Option<Mode>, ApiProblem> {
     let unknown = |name: &str| {
         let detail = format!("the mode is \"{name}\"; hybrid, dense or keyword is expected");
-        Problem::new(Reason::BadParameter, detail)
+        ApiProblem::new(Reason::BadParameter, detail)
     };
     mode.map(|name| Mode::from_name(name).ok_or_else(|| unknown(name))).transpose()
 }
 
-fn bad_score(given: impl std::fmt::Display) -> Problem {
-    Problem::new(Reason::BadParameter, format!("min_score is \"{given}\"; a number is expected"))
+fn bad_score(given: impl std::fmt::Display) -> ApiProblem {
+    ApiProblem::new(Reason::BadParameter, format!("min_score is \"{given}\"; a number is expected"))
 }
 
-fn set_once(slot: &mut Option<String>, name: &str, value: String) -> Result<(), Problem> {
+fn set_once(slot: &mut Option<String>, name: &str, value: String) -> Result<(), ApiProblem> {
     match slot.replace(value) {
         None => Ok(()),
-        Some(_) => Err(Problem::new(Reason::BadParameter, format!("the parameter \"{name}\" is given twice"))),
+        Some(_) => Err(ApiProblem::new(Reason::BadParameter, format!("the parameter \"{name}\" is given twice"))),
     }
 }
 
-fn bad_limit(given: impl std::fmt::Display) -> Problem {
-    Problem::new(
+fn bad_limit(given: impl std::fmt::Display) -> ApiProblem {
+    ApiProblem::new(
         Reason::BadLimit,
         format!("the limit is \"{given}\"; a whole number from 1 to {MAX_LIMIT} is expected"),
     )
@@ -142,7 +142,7 @@ mod tests {
     use serde_json::json;
     use walvec_sink::Bounds;
 
-    use super::filter::{Comparison, Literal};
+    use super::filter::{Literal, Requirement};
     use super::*;
 
     #[test]
@@ -164,10 +164,10 @@ mod tests {
             json!({"query": "q", "limit": 100, "filter": {"a": "1", "b": 1, "c": false, "d": {"gte": 1, "lte": 2.5}}});
         let query = SearchQuery::from_json(body.to_string().as_bytes()).unwrap();
         let wanted = |field: &str, test| FieldCondition { field: field.to_owned(), test };
-        let is = |value| Comparison::OneOf(vec![Literal::Json(value)]);
+        let is = |value| Requirement::OneOf(vec![Literal::Json(value)]);
         let ends =
             |gte, lte| Bounds { gte: Some(Literal::Json(gte)), lte: Some(Literal::Json(lte)), ..Bounds::default() };
-        let range = wanted("d", Comparison::Within(Box::new(ends(json!(1), json!(2.5)))));
+        let range = wanted("d", Requirement::Within(Box::new(ends(json!(1), json!(2.5)))));
         let equal = [wanted("a", is(json!("1"))), wanted("b", is(json!(1))), wanted("c", is(json!(false)))];
         assert_eq!(query.filter, equal.into_iter().chain([range]).collect::<Vec<_>>());
         assert_eq!((query.limit, query.collection), (100, None));

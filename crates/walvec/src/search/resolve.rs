@@ -6,19 +6,19 @@ use uuid::Uuid;
 use walvec_sink::{Bounds, Condition, Datetime, FieldPath, Filter};
 use walvec_transform::{Compared, Field, nearest};
 
-use super::filter::{Comparison, FieldCondition, Literal};
-use crate::api::problem::{Problem, Reason};
+use super::filter::{FieldCondition, Literal, Requirement};
+use crate::api::problem::{ApiProblem, Reason};
 
 /// The payload fields of a collection; `None` while they are not known, because no row of the table was read yet.
 pub(crate) type KnownFields = Option<Vec<Field>>;
 
 /// Builds the filter for a collection with these fields.
-pub(crate) fn filter(wanted: &[FieldCondition], known: &KnownFields) -> Result<Filter, Problem> {
+pub(crate) fn filter(wanted: &[FieldCondition], known: &KnownFields) -> Result<Filter, ApiProblem> {
     wanted.iter().map(|wanted| condition(wanted, known)).collect::<Result<_, _>>().map(Filter)
 }
 
-fn condition(wanted: &FieldCondition, known: &KnownFields) -> Result<Condition, Problem> {
-    let refused = |reason: String| Problem::new(Reason::BadFilter, format!("filter \"{}\": {reason}", wanted.field));
+fn condition(wanted: &FieldCondition, known: &KnownFields) -> Result<Condition, ApiProblem> {
+    let refused = |reason: String| ApiProblem::new(Reason::BadFilter, format!("filter \"{}\": {reason}", wanted.field));
     let (field, compared) = find(&wanted.field, known).map_err(refused)?;
     let target = TypedField { field, compared };
     let any = |values: &[Literal]| match values {
@@ -26,9 +26,9 @@ fn condition(wanted: &FieldCondition, known: &KnownFields) -> Result<Condition, 
         values => values.iter().map(|value| target.equals(value)).collect::<Result<_, _>>().map(Condition::AnyOf),
     };
     match &wanted.test {
-        Comparison::OneOf(values) => any(values),
-        Comparison::NoneOf(values) => any(values).map(|condition| Condition::Not(Box::new(condition))),
-        Comparison::Within(bounds) => target.within(bounds),
+        Requirement::OneOf(values) => any(values),
+        Requirement::NoneOf(values) => any(values).map(|condition| Condition::Not(Box::new(condition))),
+        Requirement::Within(bounds) => target.within(bounds),
     }
     .map_err(refused)
 }
@@ -275,7 +275,7 @@ mod tests {
         )
     }
 
-    fn read(text: &str) -> Result<Condition, Problem> {
+    fn read(text: &str) -> Result<Condition, ApiProblem> {
         Ok(filter(&[condition_from_text(text)?], &known())?.0.remove(0))
     }
 
@@ -320,8 +320,10 @@ mod tests {
     fn what_is_not_known_to_be_a_number_or_a_text_may_be_either() {
         let Ok(Condition::AnyOf(any)) = read("meta.size=42") else { panic!("not any of") };
         assert!(any.contains(&equals("meta.size", json!(42))) && any.contains(&equals("meta.size", json!("42"))));
-        let typed =
-            FieldCondition { field: "meta.size".to_owned(), test: Comparison::OneOf(vec![Literal::Json(json!("42"))]) };
+        let typed = FieldCondition {
+            field: "meta.size".to_owned(),
+            test: Requirement::OneOf(vec![Literal::Json(json!("42"))]),
+        };
         assert_eq!(filter(&[typed], &known()).unwrap().0, [equals("meta.size", json!("42"))]);
     }
 

@@ -15,7 +15,7 @@ use super::ranking::{QueryVector, RankedPage, Ranking};
 use super::request::SearchQuery;
 use super::serving::{Searchable, Serving};
 use super::{enum_labels, resolve};
-use crate::api::problem::{Problem, Reason};
+use crate::api::problem::{ApiProblem, Reason};
 
 /// Time from an accepted search to its hits, in seconds. Histogram.
 pub(crate) const SEARCH_SECONDS: &str = "walvec_search_seconds";
@@ -101,7 +101,7 @@ impl Searcher {
     }
 
     /// Embeds the query and finds the nearest points.
-    pub(crate) async fn search(&self, query: &SearchQuery) -> Result<SearchResult, Problem> {
+    pub(crate) async fn search(&self, query: &SearchQuery) -> Result<SearchResult, ApiProblem> {
         // A collection becomes a label only once it is known to exist: callers must not be able to invent labels.
         let serving = self.serving();
         let collection = serving.collection(query.collection.as_deref())?;
@@ -134,7 +134,7 @@ impl Searcher {
         embedder: &Arc<dyn Embedder>,
         collection: &Searchable,
         query: &SearchQuery,
-    ) -> Result<(RankedPage, Mode, bool), Problem> {
+    ) -> Result<(RankedPage, Mode, bool), ApiProblem> {
         let known = collection.known();
         let filter = resolve::filter(&query.filter, &known)?;
         enum_labels::check(&query.filter, &known, collection.fields.as_ref()).await?;
@@ -167,7 +167,7 @@ async fn embed(
     embedder: &Arc<dyn Embedder>,
     text: String,
     running: Arc<OwnedSemaphorePermit>,
-) -> Result<QueryVector, Problem> {
+) -> Result<QueryVector, ApiProblem> {
     let embedder = Arc::clone(embedder);
     let task = tokio::spawn(async move {
         let _running = running;
@@ -176,29 +176,29 @@ async fn embed(
     task.await.map_err(|_| embed_problem("the embedder stopped"))?.map_err(embed_error)
 }
 
-fn refused(SearchRefusal(reason): SearchRefusal) -> Problem {
-    Problem::new(Reason::BadParameter, reason)
+fn refused(SearchRefusal(reason): SearchRefusal) -> ApiProblem {
+    ApiProblem::new(Reason::BadParameter, reason)
 }
 
-fn busy() -> Problem {
-    Problem::new(Reason::Busy, "too many searches are waiting; try again in a second")
+fn busy() -> ApiProblem {
+    ApiProblem::new(Reason::Busy, "too many searches are waiting; try again in a second")
 }
 
-fn embed_problem(detail: &str) -> Problem {
-    Problem::new(Reason::SearchFailed, format!("the query could not be embedded: {detail}"))
+fn embed_problem(detail: &str) -> ApiProblem {
+    ApiProblem::new(Reason::SearchFailed, format!("the query could not be embedded: {detail}"))
 }
 
-fn embed_error(error: EmbedError) -> Problem {
+fn embed_error(error: EmbedError) -> ApiProblem {
     let reason = if error.is_retryable() { Reason::SearchUnavailable } else { Reason::SearchFailed };
-    Problem::new(reason, format!("the query could not be embedded: {error}"))
+    ApiProblem::new(reason, format!("the query could not be embedded: {error}"))
 }
 
-pub(crate) fn sink_problem(error: SinkError) -> Problem {
+pub(crate) fn sink_problem(error: SinkError) -> ApiProblem {
     let reason = match &error {
         SinkError::BadRequest(_) => Reason::SearchRefused,
         SinkError::Limited(limited) if limited.is_too_large => Reason::SearchRefused,
         other if other.is_retryable() => Reason::SearchUnavailable,
         _ => Reason::SearchFailed,
     };
-    Problem::new(reason, error.to_string())
+    ApiProblem::new(reason, error.to_string())
 }

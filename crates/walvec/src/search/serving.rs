@@ -9,7 +9,7 @@ use walvec_transform::Layout;
 
 use super::description::CollectionDescription;
 use super::resolve::KnownFields;
-use crate::api::problem::{Problem, Reason};
+use crate::api::problem::{ApiProblem, Reason};
 
 /// The collections and the model that searches use. They are replaced as a whole, so that the text of a search is never
 /// embedded by another model than the vectors that it meets.
@@ -21,7 +21,7 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    pub(crate) fn collection(&self, wanted: Option<&str>) -> Result<&Searchable, Problem> {
+    pub(crate) fn collection(&self, wanted: Option<&str>) -> Result<&Searchable, ApiProblem> {
         let found = match wanted {
             Some(wanted) => self.collections.iter().find(|collection| collection.name == wanted),
             None if self.collections.len() == 1 => self.collections.first(),
@@ -30,7 +30,7 @@ impl Serving {
         found.ok_or_else(|| {
             let names: Vec<_> = self.collections.iter().map(|it| format!("\"{}\"", it.name)).collect();
             let names = names.join(", ");
-            Problem::new(
+            ApiProblem::new(
                 Reason::UnknownCollection,
                 match wanted {
                     Some(wanted) => format!("there is no collection \"{wanted}\"; there are: {names}"),

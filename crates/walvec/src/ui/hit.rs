@@ -45,7 +45,7 @@ pub(super) struct Scale {
 /// Renders a hit as a list item; `number` counts from 1 on the page.
 pub(super) fn render(hit: &Hit, number: usize, page: &Page<'_>) -> Markup {
     let (page_query, words) = (page.page_query, &page.words);
-    let parts = Parts::of(hit, page.layout);
+    let parts = HitParts::of(hit, page.layout);
     html! {
         li.hit {
             article aria-labelledby={ "hit-" (number) } {
@@ -80,21 +80,21 @@ fn chunk_of(hit: &Hit) -> Option<(u32, u32)> {
 }
 
 /// A payload's fields, grouped by how their values are shown; within a group the order of the columns is kept.
-struct Parts<'a> {
+struct HitParts<'a> {
     title: Option<&'a str>,
     is_title_cut: bool,
-    texts: Vec<Text<'a>>,
+    texts: Vec<HitText<'a>>,
     facts: Vec<(&'a str, &'a Value)>,
 }
 
 /// A value that is shown as a paragraph.
-struct Text<'a> {
+struct HitText<'a> {
     field: &'a str,
     text: Cow<'a, str>,
     is_json: bool,
 }
 
-impl<'a> Parts<'a> {
+impl<'a> HitParts<'a> {
     fn of(hit: &'a Hit, layout: Layout) -> Self {
         let mut parts = Self { title: None, is_title_cut: false, texts: Vec::new(), facts: Vec::new() };
         for (field, value) in layout.fields(&hit.payload) {
@@ -104,14 +104,14 @@ impl<'a> Parts<'a> {
                     parts.title = text.get(..end);
                     parts.is_title_cut = end < text.len();
                     if parts.is_title_cut {
-                        parts.texts.push(Text { field, text: Cow::Borrowed(text), is_json: false });
+                        parts.texts.push(HitText { field, text: Cow::Borrowed(text), is_json: false });
                     }
                 }
                 Value::String(text) if is_prose(text) => {
-                    parts.texts.push(Text { field, text: Cow::Borrowed(text), is_json: false });
+                    parts.texts.push(HitText { field, text: Cow::Borrowed(text), is_json: false });
                 }
                 value if is_nested(value) => {
-                    parts.texts.push(Text { field, text: Cow::Owned(value.to_string()), is_json: true });
+                    parts.texts.push(HitText { field, text: Cow::Owned(value.to_string()), is_json: true });
                 }
                 _ => parts.facts.push((field, value)),
             }
@@ -162,7 +162,7 @@ fn score(score: f32, scale: Scale) -> Markup {
 }
 
 /// Renders a long text. Folding needs no script: a hidden checkbox holds the state, its label is the button.
-fn paragraph(Text { field, text, is_json }: &Text<'_>, fold_id: &str, words: &QueryWords) -> Markup {
+fn paragraph(HitText { field, text, is_json }: &HitText<'_>, fold_id: &str, words: &QueryWords) -> Markup {
     let (shown, more) = cut(text);
     let folded = shown.chars().nth(FOLD_CHARS).is_some() || shown.lines().count() > 4;
     html! {

@@ -35,7 +35,7 @@ use maud::Markup;
 use walvec_pipeline::status::Status;
 
 use self::page_query::PageQuery;
-use self::results::Outcome;
+use self::results::SearchOutcome;
 use crate::http::App;
 use crate::search::request::SearchQuery;
 use crate::search::searcher::SearchOptions;
@@ -64,7 +64,7 @@ struct View {
     options: SearchOptions,
     examples: Vec<String>,
     status: Status,
-    outcome: Outcome,
+    outcome: SearchOutcome,
 }
 
 impl View {
@@ -73,12 +73,12 @@ impl View {
         let page_query = PageQuery::from_pairs(pairs.map(|Query(pairs)| pairs).unwrap_or_default(), &collections);
         let options = app.searcher.options(&page_query.collection);
         let outcome = match page_query.to_query() {
-            None => Outcome::NothingAsked,
-            Some(Err(problem)) => Outcome::Failed(problem),
+            None => SearchOutcome::NothingAsked,
+            Some(Err(problem)) => SearchOutcome::Failed(problem),
             Some(Ok(query)) => {
                 // People look for rows; a row that fills the page with its chunks would hide the others.
                 let query = SearchQuery { by_row: options.is_chunked, ..query };
-                app.searcher.search(&query).await.map_or_else(Outcome::Failed, Outcome::Found)
+                app.searcher.search(&query).await.map_or_else(SearchOutcome::Failed, SearchOutcome::Found)
             }
         };
         let status = app.status.borrow().clone();
@@ -87,8 +87,8 @@ impl View {
 
     fn respond(&self, markup: Markup) -> Response {
         let status = match &self.outcome {
-            Outcome::Failed(problem) => problem.status(),
-            Outcome::NothingAsked | Outcome::Found(_) => StatusCode::OK,
+            SearchOutcome::Failed(problem) => problem.status(),
+            SearchOutcome::NothingAsked | SearchOutcome::Found(_) => StatusCode::OK,
         };
         (status, markup).into_response()
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::api::problem::Problem;
+use crate::api::problem::ApiProblem;
 use crate::search::request::{DEFAULT_LIMIT, SearchQuery};
 
 /// The page's address, parsed. Unlike the API, the page ignores parameters that it does not know: addresses are
@@ -43,7 +43,7 @@ impl PageQuery {
     }
 
     /// Returns the search, checked as the API checks it; `None` if there is no query.
-    pub(super) fn to_query(&self) -> Option<Result<SearchQuery, Problem>> {
+    pub(super) fn to_query(&self) -> Option<Result<SearchQuery, ApiProblem>> {
         if self.text.trim().is_empty() {
             return None;
         }

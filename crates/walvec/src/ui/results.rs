@@ -4,18 +4,18 @@ use maud::{Markup, html};
 use walvec_pipeline::status::{CollectionStatus, Phase};
 
 use super::{View, format, hit, pipeline_state};
-use crate::api::problem::Problem;
+use crate::api::problem::ApiProblem;
 use crate::search::searcher::SearchResult;
 use crate::search::words::QueryWords;
 
 /// The outcome of a search.
-pub(super) enum Outcome {
+pub(super) enum SearchOutcome {
     /// The query box is empty.
     NothingAsked,
     /// The search ran.
     Found(SearchResult),
     /// The search failed.
-    Failed(Problem),
+    Failed(ApiProblem),
 }
 
 /// Renders the summary, which is announced to screen readers, and the results, which are not: they would be read at
@@ -25,10 +25,10 @@ pub(super) fn render(view: &View) -> Markup {
         p #summary role="status" { (summary(view)) }
         div #results {
             @match &view.outcome {
-                Outcome::NothingAsked => (welcome(view)),
-                Outcome::Failed(problem) => (failed(problem)),
-                Outcome::Found(found) if found.hits.is_empty() => (nothing_found(view, found.note)),
-                Outcome::Found(found) => (hits(view, found)),
+                SearchOutcome::NothingAsked => (welcome(view)),
+                SearchOutcome::Failed(problem) => (failed(problem)),
+                SearchOutcome::Found(found) if found.hits.is_empty() => (nothing_found(view, found.note)),
+                SearchOutcome::Found(found) => (hits(view, found)),
             }
         }
     }
@@ -38,8 +38,8 @@ fn summary(view: &View) -> Markup {
     html! {
         @match &view.outcome {
             // An error is announced by itself.
-            Outcome::NothingAsked | Outcome::Failed(_) => {}
-            Outcome::Found(found) => {
+            SearchOutcome::NothingAsked | SearchOutcome::Failed(_) => {}
+            SearchOutcome::Found(found) => {
                 (format::counted(found.hits.len() as u64, "hit")) " in "
                 (format::milliseconds(u64::try_from(found.took.as_millis()).unwrap_or(u64::MAX)))
                 @if let Some(lag) = pipeline_state::noticeable_lag(&view.status) { ", as of " (format::milliseconds(lag)) " ago" }
@@ -132,7 +132,7 @@ fn empty(view: &View) -> Markup {
     }
 }
 
-fn failed(problem: &Problem) -> Markup {
+fn failed(problem: &ApiProblem) -> Markup {
     html! {
         div.state.failed role="alert" {
             h2 { (problem.title()) }

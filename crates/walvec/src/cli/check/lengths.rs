@@ -7,7 +7,7 @@ use walvec_capture::Source;
 use walvec_embed::{Embedder, Reads};
 use walvec_pipeline::{Lengths, PipelineError, lengths};
 
-use super::report::Report;
+use super::report::CheckReport;
 use crate::assembly::transform;
 use crate::config::{CollectionConfig, Config, OnLong};
 use crate::failure::Failure;
@@ -23,7 +23,7 @@ pub(super) async fn check(
     config: &Config,
     source: &Source,
     embedder: &Arc<dyn Embedder>,
-    report: &mut Report,
+    report: &mut CheckReport,
 ) -> Result<(), Failure> {
     // It is not known how much the model reads, or how it counts.
     let Some(reads) = embedder.reads() else { return Ok(()) };

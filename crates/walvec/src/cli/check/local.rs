@@ -11,7 +11,7 @@ use walvec_embed::Embedder;
 use walvec_pipeline::PipelineError;
 use walvec_sink::qdrant;
 
-use super::report::Report;
+use super::report::CheckReport;
 use crate::assembly::collection::OpenCollection;
 use crate::assembly::{self, broker, transform};
 use crate::config::{CollectionConfig, Config, KafkaSettings, QdrantSettings};
@@ -26,7 +26,7 @@ const CONCURRENT: usize = 16;
 pub(super) async fn check(
     config: &Config,
     is_running: bool,
-    report: &mut Report,
+    report: &mut CheckReport,
 ) -> (Option<String>, Option<Arc<dyn Embedder>>) {
     let embedder = match model(config).await {
         Ok((embedder, detail)) => {
@@ -52,7 +52,7 @@ async fn storage(
     config: &Config,
     is_running: bool,
     embedder: Option<&dyn Embedder>,
-    report: &mut Report,
+    report: &mut CheckReport,
 ) -> Option<String> {
     let directory = config.sink.directory();
     if is_running {
@@ -84,7 +84,7 @@ async fn storage(
     missing
 }
 
-fn unencrypted_keys(config: &Config, report: &mut Report) {
+fn unencrypted_keys(config: &Config, report: &mut CheckReport) {
     let mut warn = |subject, message, key| {
         let remedy = format!("let `{key}` begin with https://");
         report.warning(subject, json!({"code": "E_TLS", "message": message, "remedy": remedy}));
@@ -130,7 +130,7 @@ async fn collections(
     config: &Config,
     embedder: Option<&dyn Embedder>,
     is_running: bool,
-    report: &mut Report,
+    report: &mut CheckReport,
 ) -> Option<String> {
     // Until a reindex has ended, `run` serves the former collections and continues the reindex.
     if state::unfinished(config).is_some_and(|under_way| !under_way.is_over) {

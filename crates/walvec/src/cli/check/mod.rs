@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::Args;
 use secrecy::ExposeSecret as _;
 
-use self::report::Report;
+use self::report::CheckReport;
 use super::{ConfigArgs, Failure};
 use crate::client::Client;
 use crate::config::Stage;
@@ -36,7 +36,7 @@ pub(crate) struct CheckArgs {
 
 pub(crate) async fn execute(args: CheckArgs) -> Result<ExitCode, Failure> {
     let config = args.config.load()?;
-    let mut report = Report::default();
+    let mut report = CheckReport::default();
     report.ok("configuration", "valid");
     let is_running = Client::first(&config, &[Stage::Capture, Stage::Index]).await.is_some();
     let (missing, embedder) = local::check(&config, is_running, &mut report).await;

@@ -10,7 +10,7 @@ use walvec_pipeline::{PipelineError, check_columns};
 
 use super::lengths;
 use super::next::{next, while_running};
-use super::report::Report;
+use super::report::CheckReport;
 use crate::assembly::source::source_config;
 use crate::assembly::transform;
 use crate::config::{CollectionConfig, Config};
@@ -23,7 +23,7 @@ pub(super) async fn check(
     is_running: bool,
     missing: Option<&str>,
     embedder: Option<&Arc<dyn Embedder>>,
-    report: &mut Report,
+    report: &mut CheckReport,
 ) {
     let errors = report.errors();
     if let Err(failure) = inspect(config, is_running, missing, embedder, report).await {
@@ -39,7 +39,7 @@ async fn inspect(
     is_running: bool,
     missing: Option<&str>,
     embedder: Option<&Arc<dyn Embedder>>,
-    report: &mut Report,
+    report: &mut CheckReport,
 ) -> Result<(), Failure> {
     let source = Source::connect(source_config(config)).await.map_err(PipelineError::from)?;
     let server = source.server();
@@ -73,7 +73,7 @@ async fn inspect(
 }
 
 /// Checks the templates against the columns of the tables.
-async fn tables(config: &Config, source: &Source, report: &mut Report) -> Result<(), Failure> {
+async fn tables(config: &Config, source: &Source, report: &mut CheckReport) -> Result<(), Failure> {
     let tables = source.followed_tables().await.map_err(PipelineError::from)?;
     for collection in &config.collections {
         let Some(table) = tables.iter().find(|table| table.name == collection.table) else { continue };
@@ -95,7 +95,7 @@ async fn tables(config: &Config, source: &Source, report: &mut Report) -> Result
 }
 
 /// Renders one row, as `run` would. A failure is only a warning, because other rows may be fine.
-async fn sample(collection: &CollectionConfig, source: &Source, report: &mut Report) {
+async fn sample(collection: &CollectionConfig, source: &Source, report: &mut CheckReport) {
     // Chunking cannot fail on a row that renders, and would need a model.
     let whole = CollectionConfig { chunk: None, ..collection.clone() };
     let (Ok(transform), Ok(Some((table, row)))) =

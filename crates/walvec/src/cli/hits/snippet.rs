@@ -10,13 +10,13 @@ const LINES: usize = 2;
 const LEAD: usize = 6;
 
 /// A text that may be shown as a snippet.
-pub(super) struct Text<'a> {
+pub(super) struct SnippetSource<'a> {
     words: Vec<&'a str>,
     /// For each word, whether it is a word of the query.
     of_query: Vec<bool>,
 }
 
-impl<'a> Text<'a> {
+impl<'a> SnippetSource<'a> {
     /// Prepares a text, which must be on one line.
     pub(super) fn new(text: &'a str, query: &QueryWords) -> Self {
         let words: Vec<&str> = text.split(' ').collect();
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     fn lines(text: &str, query: &str, columns: usize) -> Vec<String> {
-        Text::new(text, &QueryWords::of(query)).lines(columns)
+        SnippetSource::new(text, &QueryWords::of(query)).lines(columns)
     }
 
     #[test]

@@ -21,7 +21,7 @@ use walvec_transform::Chunker;
 use walvec_verify::{Chunks, CollectionSpec, Fractions, Job, Keywords, Mended, Points, Report, Sample, VerifyError};
 
 use self::running::{RunningWalvec, StoredPoints};
-use self::show::Progress;
+use self::show::ComparisonProgress;
 use self::through_broker::Workers;
 use super::{ConfigArgs, Failure, output};
 use crate::assembly::collection::{E_FINGERPRINT, OpenCollection};
@@ -65,12 +65,12 @@ pub(crate) struct VerifyArgs {
 }
 
 /// The result for a collection, and that of its repair.
-struct Outcome {
+struct VerifyOutcome {
     report: Report,
     mended: Option<Mended>,
 }
 
-impl Outcome {
+impl VerifyOutcome {
     /// Returns the number of mismatches that remain.
     fn left(&self) -> u64 {
         self.mended.as_ref().map_or_else(|| self.report.mismatches(), |mended| mended.left)
@@ -126,7 +126,7 @@ pub(crate) async fn execute(args: VerifyArgs) -> Result<ExitCode, Failure> {
             skipped += 1;
             continue;
         }
-        let comparison = Comparison {
+        let comparison = CollectionComparison {
             config: &config,
             collection,
             running: running.as_ref(),
@@ -174,7 +174,7 @@ fn chunks(chunk: &ChunkSettings, embedder: &Arc<dyn Embedder>) -> Chunks {
 }
 
 /// The comparison of one collection.
-struct Comparison<'a> {
+struct CollectionComparison<'a> {
     config: &'a Config,
     collection: &'a CollectionConfig,
     /// The process that holds the points, if they are not on a server.
@@ -184,14 +184,14 @@ struct Comparison<'a> {
     embedder: &'a Arc<dyn Embedder>,
 }
 
-impl Comparison<'_> {
-    async fn compare(&self, args: &VerifyArgs, seed: u64) -> Result<Outcome, Failure> {
+impl CollectionComparison<'_> {
+    async fn compare(&self, args: &VerifyArgs, seed: u64) -> Result<VerifyOutcome, Failure> {
         let Self { config, collection, running, followed, embedder } = *self;
         let fingerprint = transform::fingerprint(embedder.as_ref(), collection);
         let points = StoredPoints::open(config, collection, running, embedder.info().dimension, &fingerprint).await?;
         let session = || async { walvec_capture::open_session(&config.source.url).await.map_err(PipelineError::from) };
         let (reader, asker) = (session().await?, session().await?);
-        let progress = Progress::new(collection, self.estimated_rows().await);
+        let progress = ComparisonProgress::new(collection, self.estimated_rows().await);
         let job = Job {
             spec: CollectionSpec {
                 collection: collection.name.clone(),
@@ -234,7 +234,7 @@ impl Comparison<'_> {
             true => Some(walvec_verify::repair(&job, &mut findings).await?),
             false => None,
         };
-        Ok(Outcome { report, mended })
+        Ok(VerifyOutcome { report, mended })
     }
 
     /// Returns the number of rows, if the server's statistics have it.

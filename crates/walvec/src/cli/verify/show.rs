@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use walvec_model::RowKey;
 use walvec_verify::{Difference, Mismatch, RepairState, Report, Sample, Sort, Stage};
 
-use super::Outcome;
+use super::VerifyOutcome;
 use crate::cli::output;
 use crate::config::CollectionConfig;
 use crate::terminal;
@@ -20,7 +20,7 @@ const MAX_VALUE: usize = 60;
 
 /// Shows the progress of a comparison: a line that changes on a terminal, a new line now and then
 /// elsewhere.
-pub(super) struct Progress {
+pub(super) struct ComparisonProgress {
     collection: String,
     bar: Option<ProgressBar>,
     state: Mutex<DisplayState>,
@@ -38,7 +38,7 @@ struct DisplayState {
     comparing: Option<Pace>,
 }
 
-impl Progress {
+impl ComparisonProgress {
     /// Starts to show progress. `rows`: how many rows the table has, if that is known.
     pub(super) fn new(collection: &CollectionConfig, rows: Option<u64>) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
@@ -67,7 +67,7 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for ComparisonProgress {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -112,7 +112,7 @@ impl DisplayState {
 }
 
 /// Returns the report as JSON.
-pub(super) fn json(outcomes: &[Outcome], sample: Sample, seed: u64) -> Value {
+pub(super) fn json(outcomes: &[VerifyOutcome], sample: Sample, seed: u64) -> Value {
     let mut all = Map::new();
     let collections: Vec<Value> = outcomes.iter().map(collection_as_json).collect();
     for outcome in outcomes {
@@ -132,7 +132,7 @@ pub(super) fn json(outcomes: &[Outcome], sample: Sample, seed: u64) -> Value {
 }
 
 /// Returns the counts, which can be added up.
-fn counts(outcome: &Outcome) -> Map<String, Value> {
+fn counts(outcome: &VerifyOutcome) -> Map<String, Value> {
     let mut counts = outcome.report.counts_as_json();
     if let Some(mended) = &outcome.mended {
         counts.insert("mended".to_owned(), mended.mended.into());
@@ -142,8 +142,8 @@ fn counts(outcome: &Outcome) -> Map<String, Value> {
     counts
 }
 
-fn collection_as_json(outcome: &Outcome) -> Value {
-    let Outcome { report, mended } = outcome;
+fn collection_as_json(outcome: &VerifyOutcome) -> Value {
+    let VerifyOutcome { report, mended } = outcome;
     let parked = report.parked_examples.iter();
     let parked = parked.map(|row| json!({"key": row.key, "code": row.code, "reason": row.reason}));
     let mut object = Map::from_iter([
@@ -160,7 +160,7 @@ fn collection_as_json(outcome: &Outcome) -> Value {
 }
 
 /// Returns the report as text.
-pub(super) fn text(outcomes: &[Outcome], sample: Sample, seed: u64) -> String {
+pub(super) fn text(outcomes: &[VerifyOutcome], sample: Sample, seed: u64) -> String {
     let mut table = output::table(&[
         "collection",
         "table",
@@ -174,7 +174,7 @@ pub(super) fn text(outcomes: &[Outcome], sample: Sample, seed: u64) -> String {
         "parked",
         "unsettled",
     ]);
-    for Outcome { report, .. } in outcomes {
+    for VerifyOutcome { report, .. } in outcomes {
         let mut row = vec![report.collection.clone(), report.table.to_string()];
         row.extend([report.rows, report.points].map(|count| count.to_string()));
         row.extend(Sort::ALL.map(|sort| report.count(sort).to_string()));
@@ -183,7 +183,7 @@ pub(super) fn text(outcomes: &[Outcome], sample: Sample, seed: u64) -> String {
     }
     let mut lines = vec![table.to_string()];
     lines.extend(outcomes.iter().flat_map(|outcome| details(&outcome.report)));
-    for Outcome { report, mended } in outcomes {
+    for VerifyOutcome { report, mended } in outcomes {
         let Some(mended) = mended else { continue };
         lines.push(format!(
             "{}: {} mismatches found, {} mended, {} parked, {} left, {} unsettled.",
@@ -261,17 +261,17 @@ fn value(value: &Value) -> String {
     text.chars().take(MAX_VALUE - 1).chain(['…']).collect()
 }
 
-fn conclusion(outcomes: &[Outcome], sample: Sample, seed: u64) -> String {
-    let sum = |count: fn(&Outcome) -> u64| outcomes.iter().map(count).sum::<u64>();
+fn conclusion(outcomes: &[VerifyOutcome], sample: Sample, seed: u64) -> String {
+    let sum = |count: fn(&VerifyOutcome) -> u64| outcomes.iter().map(count).sum::<u64>();
     let (points, sampled) = (sum(|outcome| outcome.report.points), sum(|outcome| outcome.report.sampled));
-    let (left, unsettled) = (sum(Outcome::left), sum(|outcome| outcome.report.unsettled));
+    let (left, unsettled) = (sum(VerifyOutcome::left), sum(|outcome| outcome.report.unsettled));
     let hint = if sample == Sample::All { "" } else { "; --sample all checks every one" };
     let vectors = format!("Vectors: {sampled} of {points} points compared with their texts (seed {seed}{hint}).");
     let moving = match unsettled {
         0 => String::new(),
         rows => format!(" {rows} rows changed whenever they were looked at; nothing is known about those."),
     };
-    let parked = match sum(Outcome::parked) {
+    let parked = match sum(VerifyOutcome::parked) {
         0 => String::new(),
         rows => format!(" {rows} rows could not be processed and are parked: walvec dead-letters list"),
     };

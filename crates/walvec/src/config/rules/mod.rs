@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::config::error::ConfigError;
 use crate::config::schema::collection::{ChunkSettings, CollectionConfig};
 use crate::config::schema::sink::QdrantSettings;
-use crate::config::yaml::document::Document;
+use crate::config::yaml::document::YamlDocument;
 
 /// PostgreSQL cuts longer names (NAMEDATALEN - 1).
 const LONGEST_NAME: usize = 63;
@@ -35,7 +35,7 @@ pub(super) type Violation = (String, String);
 /// Checks the whole configuration.
 ///
 /// The values of the keys in `not_needed` are not checked: the process that needs them does that.
-pub(super) fn check(config: &Config, document: Option<&Document>, not_needed: &[&str]) -> Result<(), ConfigError> {
+pub(super) fn check(config: &Config, document: Option<&YamlDocument>, not_needed: &[&str]) -> Result<(), ConfigError> {
     let checks = [
         check_stage,
         check_source,
@@ -54,7 +54,7 @@ pub(super) fn check(config: &Config, document: Option<&Document>, not_needed: &[
 }
 
 /// Makes an error at the dotted `key`, with its line if there is a file.
-pub(super) fn error(document: Option<&Document>, key: &str, reason: impl Into<String>) -> ConfigError {
+pub(super) fn error(document: Option<&YamlDocument>, key: &str, reason: impl Into<String>) -> ConfigError {
     match document {
         Some(document) => document.error_at(key, reason),
         None => ConfigError::outside_of_file(key, reason),

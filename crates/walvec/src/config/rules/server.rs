@@ -9,7 +9,7 @@ use super::{Violation, error, violation};
 use crate::config::Config;
 use crate::config::error::ConfigError;
 use crate::config::schema::server::ServerSettings;
-use crate::config::yaml::document::Document;
+use crate::config::yaml::document::YamlDocument;
 
 /// The length of the shortest token that cannot be guessed from outside. `openssl rand -hex 32` makes one of 64
 /// characters.
@@ -50,7 +50,7 @@ fn check_host(host: &str) -> Result<(), String> {
 }
 
 /// Refuses to serve others without a token, or with one that can be guessed.
-pub(in crate::config) fn check_exposure(config: &Config, document: Option<&Document>) -> Result<(), ConfigError> {
+pub(in crate::config) fn check_exposure(config: &Config, document: Option<&YamlDocument>) -> Result<(), ConfigError> {
     let ServerSettings { listen, token, .. } = &config.server;
     if token.is_none() && !listen.ip().is_loopback() {
         let reason = format!(

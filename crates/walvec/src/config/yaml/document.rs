@@ -22,7 +22,7 @@ const SHORTEST_HIDDEN: usize = 6;
 const HIDDEN: &str = "***";
 
 /// A parsed YAML text.
-pub(in crate::config) struct Document {
+pub(in crate::config) struct YamlDocument {
     file: String,
     source: String,
     pub(in crate::config) root: Node,
@@ -35,7 +35,7 @@ pub(in crate::config) struct Document {
 /// A value and its position.
 pub(in crate::config) struct Node {
     pub(in crate::config) value: NodeValue,
-    pub(in crate::config) place: Place,
+    pub(in crate::config) place: TextPosition,
 }
 
 /// A value.
@@ -51,17 +51,17 @@ pub(in crate::config) enum NodeValue {
 /// A key and its position.
 pub(in crate::config) struct Key {
     pub(in crate::config) name: String,
-    pub(in crate::config) place: Place,
+    pub(in crate::config) place: TextPosition,
 }
 
 /// A line and a column, from 1, in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::config) struct Place {
+pub(in crate::config) struct TextPosition {
     line: usize,
     column: usize,
 }
 
-impl Document {
+impl YamlDocument {
     /// Parses `source`; `file` is its name in messages.
     pub(in crate::config) fn parse(file: &str, source: &str) -> Result<Self, ConfigError> {
         // Some editors put a byte order mark first; positions do not count it.
@@ -112,7 +112,7 @@ impl Document {
     }
 
     /// Makes an error at `place`.
-    pub(in crate::config) fn error(&self, key: &str, place: Place, reason: impl Into<String>) -> ConfigError {
+    pub(in crate::config) fn error(&self, key: &str, place: TextPosition, reason: impl Into<String>) -> ConfigError {
         let hidden = self.hidden.borrow();
         let reason = hidden.iter().fold(reason.into(), |reason, (text, instead)| reason.replace(text, instead));
         let text = self.line_without_secrets(place);
@@ -125,7 +125,7 @@ impl Document {
         self.error(key, self.root.place_of(key), reason)
     }
 
-    fn line_without_secrets(&self, place: Place) -> String {
+    fn line_without_secrets(&self, place: TextPosition) -> String {
         let line = self.source.lines().nth(place.line - 1).unwrap_or_default();
         let start: usize =
             self.source.split_inclusive('\n').take(place.line - 1).map(|line| line.chars().count()).sum();
@@ -141,7 +141,7 @@ impl Document {
     /// a line that has a key of its own, up to what may belong to a secret. The library's message may quote the text, so it
     /// is shown only with a whole line.
     fn syntax_error(&self, error: &serde_saphyr::Error) -> ConfigError {
-        let place = error.location().map_or(Place { line: 1, column: 1 }, Place::from);
+        let place = error.location().map_or(TextPosition { line: 1, column: 1 }, TextPosition::from);
         let line = self.source.lines().nth(place.line - 1).unwrap_or_default();
         let shown = cut_secrets(line);
         let reason = match &shown {
@@ -190,11 +190,11 @@ fn is_secret_key(name: &str) -> bool {
 
 impl Node {
     fn empty() -> Self {
-        Self { value: NodeValue::Map(Vec::new()), place: Place { line: 1, column: 1 } }
+        Self { value: NodeValue::Map(Vec::new()), place: TextPosition { line: 1, column: 1 } }
     }
 
     /// Returns the position of the value at the dotted `key`, or of its nearest enclosing value that exists.
-    fn place_of(&self, key: &str) -> Place {
+    fn place_of(&self, key: &str) -> TextPosition {
         let (mut node, mut place) = (self, self.place);
         for step in key.split(['.', '[']).map(|step| step.trim_end_matches(']')) {
             let next = match &node.value {
@@ -209,7 +209,7 @@ impl Node {
     }
 }
 
-impl From<Location> for Place {
+impl From<Location> for TextPosition {
     fn from(location: Location) -> Self {
         let number = |number: u64| usize::try_from(number).unwrap_or(usize::MAX).max(1);
         Self { line: number(location.line()), column: number(location.column()) }
@@ -236,7 +236,7 @@ struct Builder {
 
 impl Builder {
     fn node(&mut self, parsed: Spanned<Parsed>, is_secret: bool) -> Node {
-        let place = Place::from(parsed.referenced);
+        let place = TextPosition::from(parsed.referenced);
         let range = self.range(parsed.defined);
         let written = |builder: &Self| builder.characters[range.0..range.1].iter().collect::<String>();
         let value = match parsed.value {
@@ -264,7 +264,7 @@ impl Builder {
             self.secrets.push(range);
         }
         let is_secret = is_secret || is_secret_key(&key.value);
-        (Key { name: key.value, place: Place::from(key.referenced) }, self.node(value, is_secret))
+        (Key { name: key.value, place: TextPosition::from(key.referenced) }, self.node(value, is_secret))
     }
 
     fn range(&self, location: Location) -> (usize, usize) {

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::value::{StrDeserializer, StringDeserializer};
 use serde::de::{self, DeserializeSeed, Deserializer, Expected, IntoDeserializer, Unexpected, Visitor};
 
-use super::document::{Document, Key, Node, NodeValue, Place};
+use super::document::{Key, Node, NodeValue, TextPosition, YamlDocument};
 use super::interpolate::interpolate;
 use crate::config::Config;
 use crate::config::environment::Environment;
@@ -14,7 +14,7 @@ use crate::config::error::ConfigError;
 use crate::config::names::nearest;
 
 /// Reads the settings.
-pub(in crate::config) fn read(document: &Document, environment: &Environment) -> Result<Config, ConfigError> {
+pub(in crate::config) fn read(document: &YamlDocument, environment: &Environment) -> Result<Config, ConfigError> {
     let reader = Reader { node: &document.root, key: String::new(), document, environment };
     serde::Deserialize::deserialize(reader).map_err(|error: ReadError| {
         let Located { key, place, reason } = error.at("", document.root.place);
@@ -24,10 +24,10 @@ pub(in crate::config) fn read(document: &Document, environment: &Environment) ->
 
 /// An error while reading. Serde makes errors without a position; the reader adds it on the way out.
 #[derive(Debug)]
-struct ReadError(Box<Problem>);
+struct ReadError(Box<ReadProblem>);
 
 #[derive(Debug)]
-enum Problem {
+enum ReadProblem {
     /// The value that was being read is wrong.
     Value(String),
     /// A key is missing in the section that was being read.
@@ -42,22 +42,22 @@ enum Problem {
 #[derive(Debug)]
 struct Located {
     key: String,
-    place: Place,
+    place: TextPosition,
     reason: String,
 }
 
 impl ReadError {
     fn new(reason: impl Into<String>) -> Self {
-        Self(Box::new(Problem::Value(reason.into())))
+        Self(Box::new(ReadProblem::Value(reason.into())))
     }
 
     /// Adds the position, unless a more deeply nested value has done so.
-    fn at(self, key: &str, place: Place) -> Located {
+    fn at(self, key: &str, place: TextPosition) -> Located {
         let (key, reason) = match *self.0 {
-            Problem::Located(located) => return located,
-            Problem::Value(reason) => (key.to_owned(), reason),
-            Problem::Missing(field) => (join(key, field), "missing; it has no default".to_owned()),
-            Problem::Unknown(field, known) => {
+            ReadProblem::Located(located) => return located,
+            ReadProblem::Value(reason) => (key.to_owned(), reason),
+            ReadProblem::Missing(field) => (join(key, field), "missing; it has no default".to_owned()),
+            ReadProblem::Unknown(field, known) => {
                 let key = join(key, &field);
                 let reason = unknown_key(&field, known);
                 (key, reason)
@@ -67,8 +67,8 @@ impl ReadError {
     }
 
     /// Adds the position with [`at`](Self::at), and returns the result as an error.
-    fn located(self, key: &str, place: Place) -> Self {
-        Self(Box::new(Problem::Located(self.at(key, place))))
+    fn located(self, key: &str, place: TextPosition) -> Self {
+        Self(Box::new(ReadProblem::Located(self.at(key, place))))
     }
 }
 
@@ -99,7 +99,7 @@ impl de::Error for ReadError {
     }
 
     fn unknown_field(field: &str, known: &'static [&'static str]) -> Self {
-        Self(Box::new(Problem::Unknown(field.to_owned(), known)))
+        Self(Box::new(ReadProblem::Unknown(field.to_owned(), known)))
     }
 
     fn unknown_variant(variant: &str, known: &'static [&'static str]) -> Self {
@@ -108,14 +108,14 @@ impl de::Error for ReadError {
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self(Box::new(Problem::Missing(field)))
+        Self(Box::new(ReadProblem::Missing(field)))
     }
 }
 
 struct Reader<'a> {
     node: &'a Node,
     key: String,
-    document: &'a Document,
+    document: &'a YamlDocument,
     environment: &'a Environment,
 }
 
@@ -204,7 +204,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             NodeValue::Null => &[],
             NodeValue::Scalar(_) | NodeValue::List(_) => return Err(ReadError::new("expected keys and values")),
         };
-        visitor.visit_map(Entries { reader: self, entries, next: 0 })
+        visitor.visit_map(MapEntries { reader: self, entries, next: 0 })
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -252,13 +252,13 @@ impl<'de> de::SeqAccess<'de> for Items<'_> {
     }
 }
 
-struct Entries<'a> {
+struct MapEntries<'a> {
     reader: Reader<'a>,
     entries: &'a [(Key, Node)],
     next: usize,
 }
 
-impl<'de> de::MapAccess<'de> for Entries<'_> {
+impl<'de> de::MapAccess<'de> for MapEntries<'_> {
     type Error = ReadError;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, ReadError> {
