@@ -1,51 +1,43 @@
 //! `walvec` keeps a Qdrant collection an exact, live, searchable image of PostgreSQL tables.
 //!
-//! - [`cli`]: the commands, one file each; exit codes and how failures are printed
-//! - [`codes`]: the meaning of every error code
+//! From the ground floor up; a module uses only what stands above it in this list:
+//!
 //! - [`config`]: walvec.yaml, the environment and the flags, validated before anything connects
-//! - [`app`]: assembles a pipeline from a configuration
-//! - [`collection`]: opens a collection where the configuration says it lives
-//! - [`serve`]: runs the pipeline and its HTTP server until they are told to stop
-//! - [`broker`] and [`staged`]: the stages of a process that works through a broker, and running them
-//! - [`supervise`]: runs the pipeline, and handles requests for long work
-//! - [`tasks`] and [`progress`]: long work, and its progress
-//! - [`reindex`] and [`remembered`]: new collections that take over from the served ones, and what a later start
-//!   has to know
-//! - [`swapped`]: whether a provider has another model now under the same name
-//! - [`last_run`]: how the last run on a data directory ended
-//! - [`http`] and [`ui`]: the HTTP API, health, metrics and the search page
-//! - [`fields`] and [`labels`]: the fields of collections, and the labels of enums
-//! - [`mode`]: whether a search compares meaning, words, or both
-//! - [`cursor`]: where the next page of a search begins
-//! - [`score`] and [`words`]: how a hit is shown, on the page and on the command line
+//! - [`failure`]: an error with its code and its remedy; [`codes`]: the meaning of every code
+//! - [`private_file`]: files that only their owner may read; [`terminal`]: what a person sees on stderr
+//! - [`api`]: what requests and answers of the HTTP API say
+//! - [`tasks`]: long work, one task at a time
+//! - [`search`]: what a search means, and finding its hits
+//! - [`assembly`]: from a configuration to the parts that run
+//! - [`model_check`]: whether a provider has another model now under the same name
+//! - [`reindex`]: new collections that take over from the served ones
+//! - [`http`]: the HTTP API, health and metrics; [`ui`]: the search page
+//! - [`daemon`]: runs the pipeline and its HTTP server until they are told to stop
+//! - [`client`]: requests of a command to a running walvec
 //! - [`demo`]: a throw-away PostgreSQL with a catalogue of books
+//! - [`cli`]: the commands, one file each; exit codes and how failures are printed
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
-mod app;
-mod broker;
+mod api;
+mod assembly;
 mod cli;
+mod client;
 mod codes;
-mod collection;
 mod config;
-mod cursor;
+mod daemon;
 mod demo;
-mod fields;
+mod failure;
 mod http;
-mod labels;
-mod last_run;
-mod mode;
-mod progress;
+mod model_check;
+mod private_file;
 mod reindex;
-mod remembered;
-mod score;
-mod serve;
-mod staged;
-mod supervise;
-mod swapped;
+mod search;
 mod tasks;
+mod terminal;
+#[cfg(test)]
+mod testkit;
 mod ui;
-mod words;
 
 use std::process::ExitCode;
 
@@ -63,16 +55,6 @@ fn main() -> ExitCode {
     let logs_json = arguments.logs_json();
     match cli::execute(arguments) {
         Ok(code) => code,
-        Err(failure) => {
-            if wants_json {
-                failure.print_json();
-            }
-            if logs_json {
-                failure.log();
-            } else {
-                failure.print();
-            }
-            ExitCode::from(failure.exit)
-        }
+        Err(failure) => cli::failed::show(&failure, wants_json, logs_json),
     }
 }

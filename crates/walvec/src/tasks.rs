@@ -1,59 +1,22 @@
-//! Long work that a running walvec was asked for, one task at a time, and its progress.
+//! The long work of this process, one task at a time, and its progress.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde::{Deserialize, Serialize};
 use walvec_pipeline::observe::status::Problem;
+use walvec_pipeline::source::reread::JobSpec;
 
-use crate::cli::Failure;
+use crate::api::tasks::{Task, TaskKind, TaskState};
+use crate::failure::Failure;
 
-/// The kind of a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Kind {
-    /// Reads rows of a table again.
-    Backfill,
-    /// Rewrites rows and removes points that `verify` found different.
-    Repair,
-    /// Has all tables read again.
-    Resync,
-    /// Fills new collections and lets them take over the names.
-    Reindex,
-}
-
-/// The state of a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum State {
-    /// It has not ended.
-    Running,
-    /// Everything is done.
-    Done,
-    /// It was given up; `error` says why.
-    Failed,
-}
-
-/// A task, as the API shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Task {
-    /// Counts the tasks of this process, from 1.
-    pub(crate) id: u64,
-    /// What it does.
-    pub(crate) kind: Kind,
-    /// The task's state.
-    pub(crate) state: State,
-    /// What it is doing, in words.
-    pub(crate) step: String,
-    /// Rows read so far.
-    pub(crate) rows: u64,
-    /// Rows in all by the server's statistics, if they have it.
-    pub(crate) rows_estimated: Option<u64>,
-    /// The code of the error, if it failed.
-    pub(crate) code: Option<String>,
-    /// The error in words.
-    pub(crate) error: Option<String>,
-    /// What to type, if anything helps.
-    pub(crate) remedy: Option<String>,
+/// What a task asks of the owner of the pipeline.
+pub(crate) enum TaskRequest {
+    /// Work for the running pipeline.
+    Job(JobSpec),
+    /// Fill new collections, or go back to the kept ones.
+    Reindex {
+        /// Whether to go back to the kept ones.
+        rollback: bool,
+    },
 }
 
 /// The tasks of this process. Clones share them.
@@ -62,17 +25,17 @@ pub(crate) struct Tasks(Arc<Mutex<Option<Task>>>);
 
 impl Tasks {
     /// Begins a task; `None` while another one runs.
-    pub(crate) fn begin(&self, kind: Kind) -> Option<Handle> {
+    pub(crate) fn begin(&self, kind: TaskKind) -> Option<TaskHandle> {
         let mut latest = self.lock();
         let id = match &*latest {
-            Some(task) if task.state == State::Running => return None,
+            Some(task) if task.state == TaskState::Running => return None,
             Some(task) => task.id + 1,
             None => 1,
         };
         *latest = Some(Task {
             id,
             kind,
-            state: State::Running,
+            state: TaskState::Running,
             step: "waiting".to_owned(),
             rows: 0,
             rows_estimated: None,
@@ -80,7 +43,7 @@ impl Tasks {
             error: None,
             remedy: None,
         });
-        Some(Handle { tasks: self.clone(), id })
+        Some(TaskHandle { tasks: self.clone(), id })
     }
 
     /// Returns the latest task, if it has this number; older ones are forgotten.
@@ -95,12 +58,12 @@ impl Tasks {
 
 /// The right to report the progress of a task. If it is dropped before the end, the task has
 /// failed.
-pub(crate) struct Handle {
+pub(crate) struct TaskHandle {
     tasks: Tasks,
     id: u64,
 }
 
-impl Handle {
+impl TaskHandle {
     pub(crate) const fn id(&self) -> u64 {
         self.id
     }
@@ -117,7 +80,7 @@ impl Handle {
     }
 
     /// Reports the progress of a step, or what holds it up.
-    pub(crate) fn reach(&self, step: &str, problem: Option<&Problem>, rows: u64, estimated: Option<u64>) {
+    pub(crate) fn report_progress(&self, step: &str, problem: Option<&Problem>, rows: u64, estimated: Option<u64>) {
         self.update(|task| {
             task.step = problem.map_or_else(|| step.to_owned(), |problem| format!("waiting: {}", problem.message));
             task.rows = rows;
@@ -129,19 +92,19 @@ impl Handle {
     pub(crate) fn end(self, result: Result<(), &Failure>) {
         self.update(|task| match result {
             Ok(()) => {
-                task.state = State::Done;
+                task.state = TaskState::Done;
                 "done".clone_into(&mut task.step);
             }
-            Err(failure) => failure.tell(task),
+            Err(failure) => task.fail(failure),
         });
     }
 }
 
-impl Drop for Handle {
+impl Drop for TaskHandle {
     fn drop(&mut self) {
         self.update(|task| {
-            if task.state == State::Running {
-                Failure::new(3, "E_STOPPED", "walvec stopped, or began anew, before this was done").tell(task);
+            if task.state == TaskState::Running {
+                task.fail(&Failure::new(3, "E_STOPPED", "walvec stopped, or began anew, before this was done"));
             }
         });
     }
@@ -154,15 +117,15 @@ mod tests {
     #[test]
     fn one_task_runs_at_a_time_and_one_that_is_dropped_has_failed() {
         let tasks = Tasks::default();
-        let first = tasks.begin(Kind::Backfill).unwrap();
-        assert!(tasks.begin(Kind::Repair).is_none());
+        let first = tasks.begin(TaskKind::Backfill).unwrap();
+        assert!(tasks.begin(TaskKind::Repair).is_none());
         first.update(|task| task.rows = 7);
         assert_eq!(tasks.get(1).unwrap().rows, 7);
         drop(first);
-        assert_eq!(tasks.get(1).unwrap().state, State::Failed);
-        let second = tasks.begin(Kind::Reindex).unwrap();
+        assert_eq!(tasks.get(1).unwrap().state, TaskState::Failed);
+        let second = tasks.begin(TaskKind::Reindex).unwrap();
         assert_eq!((second.id(), tasks.get(1)), (2, None));
         second.end(Ok(()));
-        assert_eq!(tasks.get(2).unwrap().state, State::Done);
+        assert_eq!(tasks.get(2).unwrap().state, TaskState::Done);
     }
 }

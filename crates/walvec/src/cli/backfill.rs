@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use serde_json::json;
 
 use super::{ConfigArgs, Failure, task};
+use crate::api::tasks::BackfillRequest;
 
 /// Reads rows again while the stream goes on, for example after rows were changed in a way that is not replicated.
 ///
@@ -37,7 +37,7 @@ pub(crate) async fn execute(args: BackfillArgs) -> Result<ExitCode, Failure> {
         return Err(Failure::new(2, "E_USAGE", what));
     }
     let running = task::running(&config).await?;
-    let body = json!({"table": args.table, "where": args.filter});
+    let body = BackfillRequest { table: args.table, filter: args.filter };
     let done = task::perform(&running, "/api/v1/backfill", &body).await?;
     task::report(&done, &format!("{} rows of {table} were read again.", done.rows), args.json)
 }

@@ -7,13 +7,15 @@ use clap::Args;
 use walvec_capture::Source;
 use walvec_pipeline::PipelineError;
 
-use super::running::Running;
 use super::{ConfigArgs, Failure, output};
-use crate::app;
+use crate::api::collections::{CollectionInfo, Collections, FieldInfo, FieldOrigin};
+use crate::assembly::fields::TableFields;
+use crate::assembly::source::source_config;
+use crate::assembly::transform;
+use crate::client::Client;
 use crate::config::{Config, Stage};
-use crate::fields::{CollectionInfo, Description, FieldInfo, Origin};
-use crate::http::Fields as _;
-use crate::http::collections::Collections;
+use crate::search::description::CollectionDescription;
+use crate::search::serving::Fields as _;
 
 /// List the collections and their fields: types, indexes, and the filters that can match.
 ///
@@ -29,7 +31,7 @@ pub(crate) struct CollectionsArgs {
 
 pub(crate) async fn execute(args: CollectionsArgs) -> Result<ExitCode, Failure> {
     let config = args.config.load_to_ask()?;
-    let found = match Running::first(&config, &[Stage::Index, Stage::Sink]).await {
+    let found = match Client::first(&config, &[Stage::Index, Stage::Sink]).await {
         Some(running) => running.get("/api/v1/collections", &[]).await?,
         None => of_source(&args.config.load_to_compare()?).await?,
     };
@@ -42,18 +44,18 @@ pub(crate) async fn execute(args: CollectionsArgs) -> Result<ExitCode, Failure> 
 
 /// Reads the present columns of the tables from PostgreSQL.
 async fn of_source(config: &Config) -> Result<Collections, Failure> {
-    let source = Source::connect(app::source_config(config)).await.map_err(PipelineError::from)?;
+    let source = Source::connect(source_config(config)).await.map_err(PipelineError::from)?;
     let tables = source.followed_tables().await.map_err(PipelineError::from)?;
     let describe = |collection| {
-        let transform = Arc::new(app::transform(collection, Arc::new(str::len))?);
+        let transform = Arc::new(transform::compile(collection, Arc::new(str::len))?);
         if let Some(table) = tables.iter().find(|table| table.name == collection.table) {
             let mistake = |error: walvec_transform::TransformError| {
                 Failure::new(2, error.code(), format!("collections.{}: {error}", collection.name))
             };
             transform.check(table).map_err(mistake)?;
         }
-        let fields = app::TableFields { transform: Arc::clone(&transform), remembered: None, labels: None };
-        Ok(Description::new(collection, transform).describe(&collection.name, None, &fields.known()))
+        let fields = TableFields { transform: Arc::clone(&transform), stored_columns: None, labels: None };
+        Ok(CollectionDescription::new(collection, transform).describe(&collection.name, None, &fields.known()))
     };
     let collections = config.collections.iter().map(describe).collect::<Result<_, Failure>>()?;
     Ok(Collections { collections })
@@ -66,8 +68,8 @@ fn to_text(collection: &CollectionInfo) -> String {
     let mut listed = output::table(&["field", "type", "index", "filters"]);
     for FieldInfo { name, r#type, from, index, filters, .. } in fields {
         let unknown = match from {
-            Origin::Computed => "computed",
-            Origin::Column | Origin::Chunk => "not known yet",
+            FieldOrigin::Computed => "computed",
+            FieldOrigin::Column | FieldOrigin::Chunk => "not known yet",
         };
         let index = index.map_or_else(|| "-".to_owned(), |index| index.to_string());
         let filters = if filters.is_empty() { "-".to_owned() } else { filters.join(" ") };

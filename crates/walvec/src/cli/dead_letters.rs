@@ -5,19 +5,19 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::json;
 use walvec_model::RowKey;
 use walvec_pipeline::state::dead_letters::DeadLetter;
 use walvec_pipeline::state::dead_letters::DeadLetterStore;
 use walvec_pipeline::{PipelineError, Store};
 use walvec_sink::embedded::DataDir;
 
-use super::running::Running;
 use super::{ConfigArgs, Failure, output, task};
-use crate::app;
-use crate::broker::Broker;
+use crate::api::tasks::RepairRequest;
+use crate::assembly;
+use crate::assembly::broker::Broker;
+use crate::client::Client;
 use crate::config::{Config, Stage};
-use crate::http::dead_letters::Page;
 
 /// List, retry and drop parked rows.
 ///
@@ -29,15 +29,15 @@ use crate::http::dead_letters::Page;
 #[derive(Args)]
 pub(crate) struct DeadLettersArgs {
     #[command(subcommand)]
-    command: Command,
+    command: DeadLettersCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum DeadLettersCommand {
     /// Show parked rows: which row, why, and where its record is.
     List {
         #[command(flatten)]
-        which: Which,
+        selection: LetterSelection,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -45,17 +45,17 @@ enum Command {
     /// Process parked rows again: through a broker their records are written again, otherwise the rows are read again.
     Retry {
         #[command(flatten)]
-        which: Which,
+        selection: LetterSelection,
     },
     /// Forget that rows are parked. They stay missing, or as they were, until they change.
     Drop {
         #[command(flatten)]
-        which: Which,
+        selection: LetterSelection,
     },
 }
 
 #[derive(Args)]
-struct Which {
+struct LetterSelection {
     #[command(flatten)]
     config: ConfigArgs,
     /// Only parked rows of this collection.
@@ -66,7 +66,7 @@ struct Which {
     key: Option<String>,
 }
 
-impl Which {
+impl LetterSelection {
     fn wants(&self, letter: &DeadLetter) -> bool {
         let key = || RowKey::new(letter.key.clone()).to_string();
         self.collection.as_ref().is_none_or(|name| *name == letter.collection)
@@ -75,18 +75,20 @@ impl Which {
 }
 
 pub(crate) async fn execute(args: DeadLettersArgs) -> Result<ExitCode, Failure> {
-    let (Command::List { which, .. } | Command::Retry { which } | Command::Drop { which }) = &args.command;
-    let mut config = which.config.load_to_ask()?;
+    let (DeadLettersCommand::List { selection, .. }
+    | DeadLettersCommand::Retry { selection }
+    | DeadLettersCommand::Drop { selection }) = &args.command;
+    let mut config = selection.config.load_to_ask()?;
     if config.broker.is_some() {
-        config = which.config.load_to_read_topics()?;
+        config = selection.config.load_to_read_topics()?;
     }
-    let place = Place::find(&config).await?;
-    let mut letters = place.all(&config).await?;
-    letters.retain(|letter| which.wants(letter));
+    let storage = LetterStorage::find(&config).await?;
+    let mut letters = storage.all(&config).await?;
+    letters.retain(|letter| selection.wants(letter));
     match &args.command {
-        Command::List { json, .. } => list(&letters, *json),
-        Command::Retry { .. } => place.retry(letters).await,
-        Command::Drop { .. } => place.forget(letters).await,
+        DeadLettersCommand::List { json, .. } => list(&letters, *json),
+        DeadLettersCommand::Retry { .. } => storage.retry(letters).await,
+        DeadLettersCommand::Drop { .. } => storage.forget(letters).await,
     }
 }
 
@@ -112,25 +114,25 @@ fn list(letters: &[DeadLetter], as_json: bool) -> Result<ExitCode, Failure> {
 }
 
 /// Where the parked rows are stored.
-enum Place<'a> {
+enum LetterStorage<'a> {
     /// In a running walvec.
-    Running(Running),
+    Running(Client),
     /// In the state file of a walvec that does not run.
     Stopped { store: Arc<Store>, _data_dir: DataDir },
     /// In a topic of the broker.
     Topic(Broker<'a>),
 }
 
-impl<'a> Place<'a> {
+impl<'a> LetterStorage<'a> {
     async fn find(config: &'a Config) -> Result<Self, Failure> {
         if let Some(broker) = &config.broker {
             return Ok(Self::Topic(Broker::connect(config, &broker.kafka).await?));
         }
-        if let Some(running) = Running::first(config, &[Stage::All]).await {
+        if let Some(running) = Client::first(config, &[Stage::All]).await {
             return Ok(Self::Running(running));
         }
         let directory = config.sink.directory();
-        let data_dir = app::lock(directory)?;
+        let data_dir = assembly::lock(directory)?;
         let store = Store::open(directory).map_err(PipelineError::from)?;
         Ok(Self::Stopped { store: Arc::new(store), _data_dir: data_dir })
     }
@@ -196,26 +198,24 @@ fn by_collection(letters: Vec<DeadLetter>) -> BTreeMap<String, Vec<RowKey>> {
     keys
 }
 
-async fn of_running(running: &Running, collection: &str) -> Result<Vec<DeadLetter>, Failure> {
+async fn of_running(running: &Client, collection: &str) -> Result<Vec<DeadLetter>, Failure> {
     let mut all = Vec::new();
-    let mut after: Option<String> = None;
+    let mut after = None;
     loop {
-        let mut query = vec![("collection", collection)];
-        query.extend(after.as_deref().map(|key| ("after", key)));
-        let page: Page = running.get("/api/v1/dead-letters", &query).await?;
+        let page = running.dead_letters(collection, after).await?;
         all.extend(page.dead_letters);
-        match page.next {
-            Some(key) => after = Some(Value::Array(key).to_string()),
-            None => return Ok(all),
+        after = page.next;
+        if after.is_none() {
+            return Ok(all);
         }
     }
 }
 
-async fn retry_rows(running: &Running, letters: Vec<DeadLetter>) -> Result<ExitCode, Failure> {
+async fn retry_rows(running: &Client, letters: Vec<DeadLetter>) -> Result<ExitCode, Failure> {
     let mut rows = 0;
     for (collection, keys) in by_collection(letters) {
-        let keys: Vec<&[Value]> = keys.iter().map(RowKey::values).collect();
-        let body = json!({"collection": collection, "rows": keys, "points": []});
+        let keys = keys.iter().map(|key| key.values().to_vec()).collect();
+        let body = RepairRequest { collection, rows: keys, points: Vec::new() };
         rows += task::perform(running, "/api/v1/repair", &body).await?.rows;
     }
     output::line(&format!("{rows} rows were read again; `walvec dead-letters list` shows which are still parked."))

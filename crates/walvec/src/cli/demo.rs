@@ -12,12 +12,12 @@ use walvec_sink::qdrant;
 use walvec_throwaway::{Cluster, ClusterOptions, DataDir, Installation, SearchPlaces, ThrowawayError};
 
 use super::output::Screen;
-use super::running::Running;
 use super::{Failure, hits, output, run};
+use crate::client::Client;
 use crate::config::{Config, Environment, Overrides};
+use crate::daemon::{Daemon, listen};
 use crate::demo::{EXAMPLES, QUERY, books, configuration, fill};
-use crate::progress::Voice;
-use crate::serve::{Service, listen};
+use crate::terminal::progress::ReportTo;
 
 #[derive(Args)]
 pub(crate) struct DemoArgs {
@@ -50,8 +50,8 @@ impl DemoArgs {
     }
 
     /// Returns where the progress of the snapshot is shown.
-    const fn voice(&self) -> Voice {
-        if self.json { Voice::Log } else { Voice::Note }
+    const fn report_to(&self) -> ReportTo {
+        if self.json { ReportTo::Log } else { ReportTo::Stderr }
     }
 }
 
@@ -122,8 +122,8 @@ async fn sync_and_search(
     let snapshot_began = Instant::now();
     let same = config.clone();
     let reload = Box::new(move || Ok(same.clone()));
-    let mut service = Service::start(config.clone(), EXAMPLES.map(str::to_owned).to_vec(), reload).await?;
-    let progress = tokio::spawn(run::show_snapshot(service.status.clone(), args.voice()));
+    let mut service = Daemon::start(config.clone(), EXAMPLES.map(str::to_owned).to_vec(), reload).await?;
+    let progress = tokio::spawn(run::show_snapshot(service.status.clone(), args.report_to()));
     let synced = service.wait_for(|status| status.phase == Phase::Streaming).await;
     progress.abort();
     synced?;
@@ -157,14 +157,14 @@ async fn create_catalogue(args: &DemoArgs, cluster: &Cluster) -> Result<i64, Fai
 }
 
 async fn search(query: &str, config: &Config) -> Result<Vec<Value>, Failure> {
-    let running = Running::find(config.sink.directory(), config.server.token.clone())
+    let running = Client::find(config.sink.directory(), config.server.token.clone())
         .await
         .ok_or_else(|| Failure::definite("E_SERVER", "the demo's own HTTP API does not answer"))?;
     let answer: Value = running.get("/api/v1/search", &[("q", query)]).await?;
     Ok(answer.get("hits").and_then(Value::as_array).cloned().unwrap_or_default())
 }
 
-fn what_to_try(cluster: &Cluster, service: &Service) -> String {
+fn what_to_try(cluster: &Cluster, service: &Daemon) -> String {
     let psql = cluster.psql_command("postgres");
     let address = service.address;
     format!(

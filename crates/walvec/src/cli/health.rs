@@ -8,9 +8,9 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::running::{Answered, Running};
 use super::status::STAGES;
 use super::{ConfigArgs, Failure, output};
+use crate::client::{Client, ReportedHealth};
 use crate::config::{Config, DEFAULT_FILE, DEFAULT_LISTEN, Stage};
 
 /// Ask a running walvec whether it is ready, for probes and scripts.
@@ -40,16 +40,16 @@ pub(crate) struct HealthArgs {
 }
 
 /// The answer of one process.
-struct Probed {
+struct ProbedProcess {
     /// The name of its directory: `all`, or its stage and instance.
     name: String,
     address: SocketAddr,
-    answered: Answered,
+    answered: ReportedHealth,
 }
 
 /// The processes that were found, and the message if there are none.
-struct Found {
-    processes: Vec<Probed>,
+struct ProbeResult {
+    processes: Vec<ProbedProcess>,
     if_none: String,
 }
 
@@ -57,7 +57,7 @@ pub(crate) async fn execute(args: HealthArgs) -> Result<ExitCode, Failure> {
     let path = if args.live { "/livez" } else { "/readyz" };
     let limit = Duration::from_secs(args.timeout);
     let target = target(&args)?;
-    let found = tokio::time::timeout(limit, probe(&target, path)).await.unwrap_or_else(|_| Found {
+    let found = tokio::time::timeout(limit, probe(&target, path)).await.unwrap_or_else(|_| ProbeResult {
         processes: Vec::new(),
         if_none: format!("{target} does not answer within {} s", args.timeout),
     });
@@ -71,12 +71,12 @@ pub(crate) async fn execute(args: HealthArgs) -> Result<ExitCode, Failure> {
 }
 
 /// The processes to ask.
-enum Target {
+enum ProbeTarget {
     At(SocketAddr),
     Of(Box<Config>),
 }
 
-impl std::fmt::Display for Target {
+impl std::fmt::Display for ProbeTarget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::At(address) => write!(f, "the walvec at {address}"),
@@ -85,37 +85,37 @@ impl std::fmt::Display for Target {
     }
 }
 
-fn target(args: &HealthArgs) -> Result<Target, Failure> {
+fn target(args: &HealthArgs) -> Result<ProbeTarget, Failure> {
     if let Some(address) = args.at {
-        return Ok(Target::At(address));
+        return Ok(ProbeTarget::At(address));
     }
     match args.config.load_to_ask() {
-        Ok(config) => Ok(Target::Of(Box::new(config))),
+        Ok(config) => Ok(ProbeTarget::Of(Box::new(config))),
         // In a container the configuration may lie anywhere.
         Err(_) if args.config.config.is_none() && !Path::new(DEFAULT_FILE).exists() => {
             let listen = std::env::var("WALVEC_LISTEN").ok().and_then(|listen| listen.parse().ok());
-            Ok(Target::At(listen.unwrap_or(DEFAULT_LISTEN)))
+            Ok(ProbeTarget::At(listen.unwrap_or(DEFAULT_LISTEN)))
         }
         Err(failure) => Err(failure),
     }
 }
 
-async fn probe(target: &Target, path: &str) -> Found {
+async fn probe(target: &ProbeTarget, path: &str) -> ProbeResult {
     let (running, if_none) = match target {
-        Target::At(address) => {
-            let running = Running::at(*address, None, None).await;
+        ProbeTarget::At(address) => {
+            let running = Client::at(*address, None, None).await;
             let named = running.map(|running| (Stage::All.name().to_owned(), running));
             (named.into_iter().collect(), format!("no walvec answers at {address}"))
         }
-        Target::Of(config) => {
+        ProbeTarget::Of(config) => {
             let directory = match config.stage {
                 Stage::All => config.sink.directory().to_owned(),
                 _ => config.directory(),
             };
             let running = match config.stage {
-                Stage::All => Running::all(config, &STAGES).await,
+                Stage::All => Client::all(config, &STAGES).await,
                 stage => {
-                    let running = Running::of(config, &directory).await;
+                    let running = Client::of(config, &directory).await;
                     running.map(|running| (stage.name().to_owned(), running)).into_iter().collect()
                 }
             };
@@ -124,13 +124,13 @@ async fn probe(target: &Target, path: &str) -> Found {
     };
     let mut processes = Vec::new();
     for (name, running) in running {
-        processes.push(Probed { name, address: running.address(), answered: running.probe(path).await });
+        processes.push(ProbedProcess { name, address: running.address(), answered: running.probe(path).await });
     }
-    Found { processes, if_none }
+    ProbeResult { processes, if_none }
 }
 
-fn to_text(found: &Found) -> String {
-    let line = |Probed { name, answered, .. }: &Probed| {
+fn to_text(found: &ProbeResult) -> String {
+    let line = |ProbedProcess { name, answered, .. }: &ProbedProcess| {
         let name = if found.processes.len() > 1 { format!("{name}: ") } else { String::new() };
         let retried =
             answered.problem.as_ref().map(|part| format!(", but the {part} does not work, and is tried again"));
@@ -142,12 +142,12 @@ fn to_text(found: &Found) -> String {
     }
 }
 
-fn to_json(found: &Found, is_ok: bool) -> Value {
+fn to_json(found: &ProbeResult, is_ok: bool) -> Value {
     let reason = found.processes.is_empty().then_some(&found.if_none);
     json!({"ok": is_ok, "reason": reason, "processes": found.processes.iter().map(process).collect::<Vec<_>>()})
 }
 
-fn process(Probed { name, address, answered }: &Probed) -> Value {
-    let Answered { is_ok, said, problem } = answered;
+fn process(ProbedProcess { name, address, answered }: &ProbedProcess) -> Value {
+    let ReportedHealth { is_ok, said, problem } = answered;
     json!({"name": name, "address": address, "ok": is_ok, "said": said, "problem": problem})
 }

@@ -39,7 +39,7 @@ pub(crate) fn start(arguments: &Cli) -> Traces {
         Err(error) => (Targets::from_str(&directives(None, level)).unwrap_or_default(), Some(error)),
     };
     let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let log = fmt::layer().with_writer(crate::cli::output::log_writer).with_ansi(color).with_target(false);
+    let log = fmt::layer().with_writer(crate::terminal::log_writer).with_ansi(color).with_target(false);
     let log = match arguments.log_format {
         LogFormat::Text => log.with_filter(filter.clone()).boxed(),
         LogFormat::Json => log.json().with_filter(filter.clone()).boxed(),

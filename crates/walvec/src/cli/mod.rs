@@ -6,7 +6,7 @@ mod collections;
 mod dead_letters;
 mod demo;
 mod explain;
-mod failure;
+pub(crate) mod failed;
 mod health;
 mod hits;
 mod init;
@@ -18,7 +18,6 @@ mod reindex;
 mod reset;
 mod resync;
 mod run;
-pub(crate) mod running;
 mod search;
 mod status;
 mod task;
@@ -30,9 +29,9 @@ use std::process::ExitCode;
 use std::sync::LazyLock;
 
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches as _, Parser, Subcommand, ValueEnum};
-pub(crate) use failure::Failure;
 
 use crate::config::{Config, Environment, Features, Overrides};
+use crate::failure::Failure;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -178,7 +177,7 @@ pub(crate) fn parse() -> (Cli, bool) {
     });
     parsed.unwrap_or_else(|error| {
         if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
-            Failure::usage(&error).print_json();
+            failed::print_json(&Failure::usage(&error));
         }
         error.exit()
     })

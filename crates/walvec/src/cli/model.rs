@@ -10,6 +10,7 @@ use walvec_embed::hub::{Hub, Progress};
 
 use super::{Failure, output};
 use crate::config::Environment;
+use crate::terminal;
 
 #[derive(Subcommand)]
 pub(crate) enum ModelCommand {
@@ -56,7 +57,7 @@ fn list(roots: &[PathBuf], as_json: bool) -> Result<ExitCode, Failure> {
 }
 
 async fn pull(name: &str, root: &Path) -> Result<ExitCode, Failure> {
-    let bar = output::bars().add(ProgressBar::new(0));
+    let bar = terminal::bars().add(ProgressBar::new(0));
     if let Ok(style) = ProgressStyle::with_template("  {msg} {bar:32} {bytes}/{total_bytes}  {bytes_per_sec}") {
         bar.set_style(style);
     }

@@ -2,13 +2,12 @@
 
 use std::io::{IsTerminal as _, Write};
 use std::process::ExitCode;
-use std::sync::OnceLock;
 
 use comfy_table::{ContentArrangement, Table, presets};
-use indicatif::MultiProgress;
 use serde_json::Value;
 
 use super::Failure;
+pub(super) use crate::terminal::note;
 
 /// The assumed width of a terminal that does not report its own.
 const TERMINAL_COLUMNS: usize = 80;
@@ -18,38 +17,6 @@ const FILE_COLUMNS: usize = 120;
 
 /// The least width: a narrower screen is treated as this wide, because less is not readable.
 const MIN_COLUMNS: usize = 30;
-
-/// Returns the progress bars of the process. They have one owner, so that log lines and bars do not
-/// overwrite each other.
-pub(crate) fn bars() -> &'static MultiProgress {
-    static BARS: OnceLock<MultiProgress> = OnceLock::new();
-    BARS.get_or_init(MultiProgress::new)
-}
-
-/// Returns a writer that puts log lines above the progress bars.
-pub(crate) fn log_writer() -> impl Write {
-    LogWriter
-}
-
-struct LogWriter;
-
-impl Write for LogWriter {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        bars().suspend(|| std::io::stderr().write(bytes))
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        std::io::stderr().flush()
-    }
-}
-
-/// Writes on stderr, above the progress bars, what is being done.
-pub(crate) fn note(text: &str) {
-    bars().suspend(|| {
-        // If stderr is closed, there is nowhere to write it.
-        let _ = writeln!(std::io::stderr(), "==> {text}");
-    });
-}
 
 /// Prints one line.
 pub(crate) fn line(text: &str) -> Result<ExitCode, Failure> {

@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use serde_json::json;
 
-use super::running::Running;
 use super::{ConfigArgs, Failure, output, task};
+use crate::api::tasks::ReindexRequest;
+use crate::client::Client;
 use crate::config::{Config, Overrides};
-use crate::serve::Service;
-use crate::{remembered, supervise};
+use crate::daemon::Daemon;
+use crate::daemon::direct::Reload;
+use crate::reindex::state;
 
 /// Builds new collections while the present ones are served, then lets them take over in one step.
 ///
@@ -34,15 +35,15 @@ pub(crate) struct ReindexArgs {
 
 pub(crate) async fn execute(args: ReindexArgs) -> Result<ExitCode, Failure> {
     let config = args.config.load_to_ask()?;
-    let find = || Running::find(config.sink.directory(), config.server.token.clone());
+    let body = ReindexRequest { rollback: args.rollback };
+    let find = || Client::find(config.sink.directory(), config.server.token.clone());
     let text = if args.rollback { "The former collections are served again" } else { "The new collections are served" };
     if let Some(running) = find().await {
-        let done = task::perform(&running, "/api/v1/reindex", &json!({"rollback": args.rollback})).await?;
+        let done = task::perform(&running, "/api/v1/reindex", &body).await?;
         return task::report(&done, &format!("{text}: {} rows were read.", done.rows), args.json);
     }
     let mut service = start_as_before(&args.config.load()?, &args.config).await?;
     let running = find().await.ok_or_else(|| Failure::definite("E_SERVER", "its own HTTP API does not answer"))?;
-    let body = json!({"rollback": args.rollback});
     let performed = tokio::select! {
         performed = task::perform(&running, "/api/v1/reindex", &body) => performed,
         ended = service.ended() => return Err(ended),
@@ -53,8 +54,8 @@ pub(crate) async fn execute(args: ReindexArgs) -> Result<ExitCode, Failure> {
 }
 
 /// Runs the collections that are served at present, which the configuration may not describe any more.
-async fn start_as_before(config: &Config, args: &ConfigArgs) -> Result<Service, Failure> {
-    let served = remembered::served(config).ok_or_else(|| {
+async fn start_as_before(config: &Config, args: &ConfigArgs) -> Result<Daemon, Failure> {
+    let served = state::served(config).ok_or_else(|| {
         let directory = config.sink.directory().display();
         let what = format!("{directory} does not say which configuration its collections were made with");
         Failure::definite("E_REINDEX", what)
@@ -62,6 +63,6 @@ async fn start_as_before(config: &Config, args: &ConfigArgs) -> Result<Service, 
     })?;
     output::note("nothing runs here: following the stream until the new collections are complete");
     let args = args.clone();
-    let reload: supervise::Reload = Box::new(move || args.load_with(Overrides::default()));
-    Service::start(served, Vec::new(), reload).await
+    let reload: Reload = Box::new(move || args.load_with(Overrides::default()));
+    Daemon::start(served, Vec::new(), reload).await
 }

@@ -10,9 +10,13 @@ use walvec_pipeline::state::records::{Checkpoint, SnapshotState, SourceIdentity}
 use walvec_pipeline::{PipelineError, Store};
 
 use super::{ConfigArgs, Failure, output};
-use crate::broker::Broker;
+use crate::assembly::broker::Broker;
+use crate::assembly::source::source_config;
+use crate::assembly::{self, collection};
 use crate::config::{Config, Stage};
-use crate::{app, collection, last_run, reindex, swapped};
+use crate::daemon::last_run;
+use crate::model_check;
+use crate::reindex::{self, cleanup};
 
 /// Forget the slot, the publication and the stored position, so that the next `run` takes a new snapshot.
 ///
@@ -46,7 +50,7 @@ pub(crate) async fn execute(args: ResetArgs) -> Result<ExitCode, Failure> {
         Some(_) => config.directory_of(Stage::Capture),
         None => config.sink.directory().to_owned(),
     };
-    let _data_dir = app::lock(&directory)?;
+    let _data_dir = assembly::lock(&directory)?;
     let former = former_slot(&config, &directory);
     let also = former.as_ref().map(|former| format!(", and slot \"{}\", from which it was filled before", former.slot));
     let plan = format!(
@@ -61,14 +65,14 @@ pub(crate) async fn execute(args: ResetArgs) -> Result<ExitCode, Failure> {
         output::line("Nothing was changed.")?;
         return Ok(ExitCode::from(1));
     }
-    let source = Source::connect(app::source_config(&config)).await.map_err(PipelineError::from)?;
+    let source = Source::connect(source_config(&config)).await.map_err(PipelineError::from)?;
     source.drop_slot().await.map_err(PipelineError::from)?;
     let reindexed = former.as_ref().map_or_else(|| config.clone(), |former| with_slot(&config, &former.slot));
     let former = match former {
         Some(former) => drop_former_slot(&config, &former, &source).await?,
         None => None,
     };
-    if let Err(error) = reindex::forget(&reindexed).await {
+    if let Err(error) = cleanup::clean_up(&reindexed).await {
         let slot = reindex::slot(&reindexed);
         output::note(&format!(
             "slot \"{slot}\" of a reindex stays, and keeps WAL: {error}; drop it: SELECT pg_drop_replication_slot('{slot}');"
@@ -141,7 +145,7 @@ async fn drop_former_slot(
         ));
         return Ok(None);
     }
-    let of_former = SourceConfig { slot: former.slot.clone(), ..app::source_config(config) };
+    let of_former = SourceConfig { slot: former.slot.clone(), ..source_config(config) };
     let of_former = Source::connect(of_former).await.map_err(PipelineError::from)?;
     of_former.drop_slot().await.map_err(PipelineError::from)?;
     output::note(&format!("slot \"{}\", from which the data directory was filled, was dropped too", former.slot));
@@ -150,7 +154,7 @@ async fn drop_former_slot(
 
 /// Removes the collections, on a server or in the data directory. Offsets that tell how far they were filled are removed with them.
 async fn purge(config: &Config) -> Result<(), Failure> {
-    swapped::forget_all(config);
+    model_check::forget_all(config);
     if let Some(qdrant) = &config.sink.qdrant {
         for collection in &config.collections {
             let purged = collection::purge(qdrant, &collection.name).await;
@@ -162,7 +166,7 @@ async fn purge(config: &Config) -> Result<(), Failure> {
     }
     if let Some(broker) = &config.broker {
         if config.sink.qdrant.is_none() {
-            let _data_dir = app::lock(config.sink.directory())?;
+            let _data_dir = assembly::lock(config.sink.directory())?;
             forget(config.sink.directory(), true, None)?;
         }
         let index = Config { stage: Stage::Index, ..config.clone() };

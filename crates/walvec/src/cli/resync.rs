@@ -8,9 +8,10 @@ use walvec_pipeline::error::Resync;
 use walvec_pipeline::state::records::{Checkpoint, SnapshotState};
 use walvec_pipeline::{PipelineError, Store};
 
-use super::running::Running;
 use super::{ConfigArgs, Failure, output, task};
-use crate::app;
+use crate::api::tasks::ResyncRequest;
+use crate::assembly;
+use crate::client::Client;
 use crate::config::{Config, Stage};
 
 /// Reads all tables again: now if walvec is running, otherwise at its next start. Unchanged texts are not embedded again.
@@ -32,12 +33,12 @@ pub(crate) struct ResyncArgs {
 
 pub(crate) async fn execute(args: ResyncArgs) -> Result<ExitCode, Failure> {
     let config = args.config.load_to_ask()?;
-    let Some(running) = Running::first(&config, &[Stage::Capture]).await else {
+    let Some(running) = Client::first(&config, &[Stage::Capture]).await else {
         want(&config, args.force)?;
         let text = "The next `walvec run` reads all tables again.";
         return if args.json { output::json(&json!({"action": "at_next_start"})) } else { output::line(text) };
     };
-    let removed = task::perform(&running, "/api/v1/resync", &json!({"force": args.force})).await?.rows;
+    let removed = task::perform(&running, "/api/v1/resync", &ResyncRequest { force: args.force }).await?.rows;
     if args.json {
         return output::json(
             &json!({"action": if removed > 0 { "removed" } else { "reads" }, "points_removed": removed}),
@@ -55,7 +56,7 @@ fn want(config: &Config, may_sweep_most: bool) -> Result<(), Failure> {
         Some(_) => config.directory_of(Stage::Capture),
         None => config.sink.directory().to_owned(),
     };
-    let _data_dir = app::lock(&directory)?;
+    let _data_dir = assembly::lock(&directory)?;
     let store = Store::open(&directory).map_err(PipelineError::from)?;
     let Some(checkpoint) = store.checkpoint().map_err(PipelineError::from)? else { return Ok(()) };
     // A reset goes further: it also forgets the database.

@@ -10,8 +10,8 @@ use walvec_pipeline::observe::status::Phase;
 
 use super::{ConfigArgs, Failure};
 use crate::config::{self, Overrides, Stage};
-use crate::progress::{Meter, Voice};
-use crate::serve::Service;
+use crate::daemon::Daemon;
+use crate::terminal::progress::{Meter, ReportTo};
 
 const EXAMPLE: &str = "\
 Example: one capture and two workers on one machine, with
@@ -54,22 +54,22 @@ pub(crate) async fn execute(args: RunArgs) -> Result<ExitCode, Failure> {
         let instance = Some(instance.clone());
         config.load_with(Overrides { listen, stage: Some(stage), instance, ..Overrides::default() })
     };
-    let service = Service::start(load()?, Vec::new(), Box::new(load)).await?;
+    let service = Daemon::start(load()?, Vec::new(), Box::new(load)).await?;
     tracing::info!("search page: http://{}/", service.address);
-    let progress = tokio::spawn(show_snapshot(service.status.clone(), Voice::Log));
+    let progress = tokio::spawn(show_snapshot(service.status.clone(), ReportTo::Log));
     let outcome = service.finish().await;
     progress.abort();
     outcome
 }
 
 /// Shows the progress of the snapshot while one is being taken.
-pub(crate) async fn show_snapshot(mut status: watch::Receiver<Status>, voice: Voice) {
+pub(crate) async fn show_snapshot(mut status: watch::Receiver<Status>, report_to: ReportTo) {
     let mut meter = None;
     while status.changed().await.is_ok() {
         let now = status.borrow_and_update().clone();
         if now.phase == Phase::Snapshot {
             let (copied, estimated) = now.snapshot_rows();
-            meter.get_or_insert_with(|| Meter::new("snapshot", voice)).show(copied, Some(estimated));
+            meter.get_or_insert_with(|| Meter::new("snapshot", report_to)).show(copied, Some(estimated));
         } else {
             meter = None;
         }

@@ -5,27 +5,26 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
-use serde_json::{Value, json};
-use walvec_embed::Embedder;
+use serde_json::Value;
 use walvec_model::Lsn;
 use walvec_pipeline::state::records::SnapshotState;
 use walvec_pipeline::{PipelineError, Store};
-use walvec_sink::{Place, Query, SearchRequest, page_of_hits};
 
-use super::running::Running;
 use super::{ConfigArgs, Failure, hits, output};
-use crate::collection::Opened;
+use crate::api::problem::ApiProblem;
+use crate::api::search::{AnswerHit, Freshness, SearchAnswer};
+use crate::assembly::collection::OpenCollection;
+use crate::assembly::fields::TableFields;
+use crate::assembly::{self, columns, transform};
+use crate::client::Client;
 use crate::config::{CollectionConfig, Config, Stage};
-use crate::cursor::{Cursor, OF_ANOTHER_SEARCH, Ranking};
-use crate::http::Fields as _;
-use crate::http::filter::{self, Wanted, condition_from_text};
-use crate::http::hits::AnswerHit;
-use crate::http::problem::Problem;
-use crate::http::read;
-use crate::http::request::MAX_QUERY_BYTES;
-use crate::http::search::Embedded;
-use crate::mode::{By, Mode, NO_WORD_COUNTS, Refused};
-use crate::{app, remembered};
+use crate::search::cursor::Cursor;
+use crate::search::filter::{self, FieldCondition, condition_from_text};
+use crate::search::mode::{Mode, SearchRefusal};
+use crate::search::ranking::{QueryVector, Ranking};
+use crate::search::request::MAX_QUERY_BYTES;
+use crate::search::resolve;
+use crate::search::serving::Fields as _;
 
 /// Search a collection by meaning.
 ///
@@ -53,7 +52,7 @@ pub(crate) struct SearchArgs {
     /// date and a time (2024-01-31T18:00:00Z); without a time zone it is UTC, and a date alone is the beginning of its day.
     /// meta.color is a member of the JSON field meta. What can never match is refused with the fields that there are.
     #[arg(long = "filter", value_name = "CONDITION", value_parser = condition)]
-    filters: Vec<Given>,
+    filters: Vec<TypedCondition>,
     /// What to compare: the meaning (dense), the words (keyword), or both (hybrid). Default: hybrid, if the collection has it.
     #[arg(long, value_enum, hide_possible_values = true)]
     mode: Option<Mode>,
@@ -89,21 +88,21 @@ impl SearchArgs {
 
 /// A condition as it was typed and as it was parsed: the API takes the same form.
 #[derive(Clone, Debug, PartialEq)]
-struct Given {
+struct TypedCondition {
     text: String,
-    condition: Wanted,
+    condition: FieldCondition,
 }
 
-fn condition(text: &str) -> Result<Given, String> {
+fn condition(text: &str) -> Result<TypedCondition, String> {
     let condition = condition_from_text(text).map_err(|problem| problem.to_string())?;
-    Ok(Given { text: text.to_owned(), condition })
+    Ok(TypedCondition { text: text.to_owned(), condition })
 }
 
 pub(crate) async fn execute(args: SearchArgs) -> Result<ExitCode, Failure> {
     let text = args.text()?;
     let config = args.config.load_to_ask()?;
     let collection = choose(&config, args.collection.as_deref())?;
-    let answer = match Running::first(&config, &[Stage::Index, Stage::Sink]).await {
+    let answer = match Client::first(&config, &[Stage::Index, Stage::Sink]).await {
         Some(running) => {
             let limit = args.limit.to_string();
             let mut query = vec![("q", text.as_str()), ("collection", &collection.name), ("limit", &limit)];
@@ -165,74 +164,53 @@ async fn search_here(
         )
         .with_remedy("walvec run"));
     }
-    let keywords = app::keywords(collection);
-    let refused = |Refused(reason)| Failure::new(2, "E_USAGE", format!("collection \"{}\": {reason}", collection.name));
-    let by = Mode::of(args.mode, keywords.as_deref()).map_err(refused)?;
-    by.check_score(args.min_score).map_err(refused)?;
+    let keywords = transform::keywords(collection);
+    let refused =
+        |SearchRefusal(reason)| Failure::new(2, "E_USAGE", format!("collection \"{}\": {reason}", collection.name));
+    let mode = Mode::of(args.mode, keywords.as_deref()).map_err(refused)?;
+    mode.check_score(args.min_score).map_err(refused)?;
     let conditions = args.filters.iter().map(|given| given.condition.clone()).collect();
-    let transform = Arc::new(app::transform(collection, Arc::new(str::len))?);
-    let remembered = remembered::columns(config).remove(&collection.name);
-    let known = app::TableFields { transform, remembered, labels: None }.known();
-    let refused = |problem: Problem| Failure::new(2, "E_USAGE", problem.detail());
+    let transform = Arc::new(transform::compile(collection, Arc::new(str::len))?);
+    let stored_columns = columns::load(config).remove(&collection.name);
+    let known = TableFields { transform, stored_columns, labels: None }.known();
+    let refused = |problem: ApiProblem| Failure::new(2, "E_USAGE", problem.detail());
     let filter =
-        filter::checked(conditions).and_then(|conditions| read::filter(&conditions, &known)).map_err(refused)?;
+        filter::checked(conditions).and_then(|conditions| resolve::filter(&conditions, &known)).map_err(refused)?;
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let ranking = Ranking {
         collection: &collection.name,
         text,
-        mode: by.mode(),
+        mode: mode.mode(),
         filter: &filter,
         min_score: args.min_score,
         by_row: args.group_by_row,
         limit,
     };
-    let place = match &args.cursor {
-        Some(cursor) => cursor.place_in(&ranking).ok_or_else(|| Failure::new(2, "E_USAGE", OF_ANOTHER_SEARCH))?,
-        None => Place::default(),
-    };
-    let _data_dir = app::lock(directory)?;
-    let embedder = app::load_embedder(config).await?;
-    let fingerprint = app::fingerprint(embedder.as_ref(), collection);
-    let found = Opened::find(config, collection, embedder.info().dimension, &fingerprint).await?;
+    let place = ranking.place(args.cursor.as_ref());
+    let place = place.map_err(|SearchRefusal(reason)| Failure::new(2, "E_USAGE", reason))?;
+    let _data_dir = assembly::lock(directory)?;
+    let embedder = assembly::load_embedder(config).await?;
+    let fingerprint = transform::fingerprint(embedder.as_ref(), collection);
+    let found = OpenCollection::find(config, collection, embedder.info().dimension, &fingerprint).await?;
     let opened = found.ok_or_else(|| {
         let what = format!("collection \"{}\" does not exist yet", collection.name);
         Failure::definite("E_SINK", what).with_remedy("walvec run")
     })?;
-    let (query, is_cut) = query(embedder.as_ref(), by, text).await?;
-    let request = SearchRequest { query, limit, filter: filter.clone(), min_score: args.min_score };
-    let note = matches!(&request.query, Query::Keyword(tokens) if tokens.is_empty()).then_some(NO_WORD_COUNTS);
-    let page = page_of_hits(&*opened.search(), request, place, args.group_by_row).await;
+    let vector = async { QueryVector::of(embedder.as_ref(), text.to_owned()).await.map_err(PipelineError::Embed) };
+    let (query, is_cut) = mode.query(text, vector).await?;
+    let page = ranking.page(&*opened.search(), query, place).await;
     let page = page.map_err(|error| Failure::definite("E_SINK", error))?;
     opened.close().await.map_err(|error| Failure::definite("E_SINK", error))?;
-    let next = page.next.map(|next| Cursor::new(&ranking, next).to_string());
-    let hits: Vec<AnswerHit> = page.hits.iter().map(AnswerHit::from).collect();
-    let freshness = json!({"lag_ms": null, "applied_lsn": applied(directory)?});
-    let mut answer = json!({
-        "query": text, "collection": collection.name, "hits": hits, "next": next, "query_cut": is_cut, "freshness": freshness,
-    });
-    if let (Some(note), Some(members)) = (note, answer.as_object_mut()) {
-        members.insert("note".to_owned(), note.into());
-    }
-    Ok(answer)
-}
-
-/// Embeds the query; also returns whether the model has read only the beginning of it.
-async fn query(embedder: &dyn Embedder, by: By<'_>, text: &str) -> Result<(Query, bool), Failure> {
-    let dense = async || {
-        let embedded = Embedded::of(embedder, text.to_owned()).await;
-        embedded.map_err(|error| Failure::from(PipelineError::Embed(error)))
+    let answer = SearchAnswer {
+        query: text,
+        collection: &collection.name,
+        hits: page.hits.iter().map(AnswerHit::from).collect(),
+        next: page.next.map(|next| next.to_string()),
+        note: page.note,
+        query_cut: is_cut,
+        freshness: Freshness { lag_ms: None, applied_lsn: applied(directory)? },
     };
-    Ok(match by {
-        By::Dense => {
-            let Embedded { vector, is_cut } = dense().await?;
-            (Query::Dense(vector), is_cut)
-        }
-        By::Keyword(keywords) => (Query::Keyword(keywords.query(text)), false),
-        By::Hybrid(keywords) => {
-            let Embedded { vector, is_cut } = dense().await?;
-            (Query::Hybrid(vector, keywords.query(text)), is_cut)
-        }
-    })
+    serde_json::to_value(answer).map_err(|error| Failure::definite("E_OUTPUT", error))
 }
 
 /// Returns the applied position of the data directory; `None` if the tables are to be read again.

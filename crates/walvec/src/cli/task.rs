@@ -3,37 +3,37 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
-use super::running::Running;
 use super::{Failure, output};
+use crate::api::tasks::{Accepted, Task, TaskState};
+use crate::client::Client;
 use crate::config::{Config, Stage};
-use crate::progress::{Meter, Voice};
-use crate::tasks::{State, Task};
+use crate::terminal::progress::{Meter, ReportTo};
 
 /// How often the task is polled: often enough for a progress bar.
-const ASK: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Returns the running walvec that has to do the work.
-pub(super) async fn running(config: &Config) -> Result<Running, Failure> {
-    Running::needed(config, &[Stage::Capture], "; what it does not follow cannot be read again beside the stream").await
+pub(super) async fn running(config: &Config) -> Result<Client, Failure> {
+    Client::needed(config, &[Stage::Capture], "; what it does not follow cannot be read again beside the stream").await
 }
 
 /// Starts a task and waits for its end, showing its progress.
-pub(super) async fn perform(running: &Running, path: &str, body: &Value) -> Result<Task, Failure> {
-    let accepted: Value = running.post(path, body).await?;
-    let id = accepted.get("task").and_then(Value::as_u64).unwrap_or_default();
-    let mut meter = Meter::new("", Voice::Note);
+pub(super) async fn perform(running: &Client, path: &str, body: &impl Serialize) -> Result<Task, Failure> {
+    let Accepted { task: id } = running.post(path, body).await?;
+    let mut meter = Meter::new("", ReportTo::Stderr);
     loop {
-        let task: Task = running.get(&format!("/api/v1/tasks/{id}"), &[]).await?;
-        if task.state == State::Running {
+        let task = running.task(id).await?;
+        if task.state == TaskState::Running {
             meter.rename(&task.step, task.rows);
             meter.show(task.rows, task.rows_estimated);
         }
         match task.state {
-            State::Running => tokio::time::sleep(ASK).await,
-            State::Done => return Ok(task),
-            State::Failed => return Err(Failure::of_task(task)),
+            TaskState::Running => tokio::time::sleep(POLL_INTERVAL).await,
+            TaskState::Done => return Ok(task),
+            TaskState::Failed => return Err(task.into_failure()),
         }
     }
 }

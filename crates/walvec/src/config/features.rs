@@ -2,11 +2,10 @@
 
 use walvec_embed::{Protocol, hash};
 
-use super::document::Document;
 use super::error::ConfigError;
-use super::rules;
-use super::settings::Config;
-use super::stage::Stage;
+use super::schema::stage::Stage;
+use super::yaml::document::YamlDocument;
+use super::{Config, rules};
 
 /// The features of a program, by cargo's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,7 +58,7 @@ impl Features {
 }
 
 /// Refuses a configuration that needs a feature that the program was built without.
-pub(super) fn check(config: &Config, document: Option<&Document>, features: Features) -> Result<(), ConfigError> {
+pub(super) fn check(config: &Config, document: Option<&YamlDocument>, features: Features) -> Result<(), ConfigError> {
     needs(config)
         .into_iter()
         .find(|need| !(need.is_there)(features))

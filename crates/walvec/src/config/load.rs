@@ -10,14 +10,15 @@ use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::document::Document;
 use super::environment::Environment;
 use super::error::ConfigError;
 use super::features::{self, Features};
-use super::interpolate::interpolate;
-use super::settings::Config;
-use super::stage::{INSTANCE, Stage, instance};
-use super::{conninfo, names, reader, rules, server_rules, variables};
+use super::rules::server::check_exposure;
+use super::schema::stage::{INSTANCE, Stage, instance};
+use super::yaml::document::YamlDocument;
+use super::yaml::interpolate::interpolate;
+use super::yaml::reader;
+use super::{Config, conninfo, names, rules, tutorial};
 
 /// The file that is read when the user names none.
 pub(crate) const DEFAULT_FILE: &str = "walvec.yaml";
@@ -77,7 +78,7 @@ impl Config {
             }
             Err(error) if error.kind() == ErrorKind::NotFound && path.is_none() => {
                 let stage = stage(environment, &overrides)?;
-                let config = variables::configuration(environment, stage)?.completed(None, environment, overrides)?;
+                let config = tutorial::configuration(environment, stage)?.completed(None, environment, overrides)?;
                 features::check(&config, None, Features::of_this_program())?;
                 Ok(config)
             }
@@ -102,7 +103,7 @@ impl Config {
     /// Adds the values of environment and flags, then checks the whole.
     fn completed(
         mut self,
-        document: Option<&Document>,
+        document: Option<&YamlDocument>,
         environment: &Environment,
         overrides: Overrides,
     ) -> Result<Self, ConfigError> {
@@ -126,7 +127,7 @@ impl Config {
         self.models = environment.models_root_of(&self.embedding.model)?;
         rules::check(&self, document, overrides.not_needed)?;
         if !overrides.not_needed.contains(&"server.token") {
-            server_rules::check_exposure(&self, document)?;
+            check_exposure(&self, document)?;
         }
         Ok(self)
     }
@@ -140,7 +141,7 @@ pub(super) fn from_named_text(
     overrides: Overrides,
     features: Features,
 ) -> Result<Config, ConfigError> {
-    let mut document = Document::parse(name, text)?;
+    let mut document = YamlDocument::parse(name, text)?;
     for key in overrides.not_needed {
         document.leave_out(key, |text| interpolate(text, environment).map_or(true, |value| value.is_empty()));
     }
@@ -172,7 +173,7 @@ fn instance_of(environment: &Environment, flag: Option<&str>) -> Result<String, 
 /// Returns the address of PostgreSQL, if the file or a variable has it.
 fn database_url(
     url: &SecretString,
-    document: Option<&Document>,
+    document: Option<&YamlDocument>,
     environment: &Environment,
 ) -> Result<Option<SecretString>, ConfigError> {
     let given = !url.expose_secret().is_empty();

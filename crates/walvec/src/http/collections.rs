@@ -4,16 +4,9 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use serde::{Deserialize, Serialize};
 
 use super::state::App;
-use crate::fields::CollectionInfo;
-
-/// The answer of `/api/v1/collections`.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Collections {
-    pub(crate) collections: Vec<CollectionInfo>,
-}
+use crate::api::collections::Collections;
 
 /// Answers `GET /api/v1/collections` with the collections, and their fields, types, indexes and
 /// filters.

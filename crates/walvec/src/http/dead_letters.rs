@@ -6,14 +6,15 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
-use walvec_model::{RowKey, Value};
+use serde::Deserialize;
+use walvec_model::RowKey;
 use walvec_pipeline::state::dead_letters::DeadLetter;
 use walvec_pipeline::state::dead_letters::DeadLetterStore;
 use walvec_pipeline::{PipelineError, Store};
 
-use super::problem::{Problem, Reason};
 use super::state::App;
+use crate::api::dead_letters::DeadLetterPage;
+use crate::api::problem::{ApiProblem, Reason};
 
 /// The most dead letters of a page, and the default.
 pub(super) const MAX_LIMIT: usize = 1000;
@@ -22,14 +23,14 @@ pub(super) const MAX_LIMIT: usize = 1000;
 pub(crate) type DeadLetters =
     Arc<dyn Fn(&str, Option<&RowKey>, usize) -> Result<Vec<DeadLetter>, PipelineError> + Send + Sync>;
 
-/// Reads those of a state file.
-pub(crate) fn of(store: &Arc<Store>) -> DeadLetters {
+/// Reads dead letters of a state file.
+pub(crate) fn from_store(store: &Arc<Store>) -> DeadLetters {
     let store = Arc::clone(store);
     Arc::new(move |collection, after, limit| Ok(store.dead_letters_after(collection, after, limit)?))
 }
 
-/// Reads those that all workers behind a broker share.
-pub(crate) fn shared(letters: Arc<dyn DeadLetterStore>) -> DeadLetters {
+/// Reads the dead letters that all workers behind a broker share.
+pub(crate) fn from_topic(letters: Arc<dyn DeadLetterStore>) -> DeadLetters {
     Arc::new(move |collection, after, limit| {
         let canonical = |letter: &DeadLetter| RowKey::new(letter.key.clone()).canonical().to_vec();
         let mut found = letters.of(collection)?;
@@ -42,46 +43,37 @@ pub(crate) fn shared(letters: Arc<dyn DeadLetterStore>) -> DeadLetters {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct PageQuery {
+pub(super) struct DeadLettersQuery {
     collection: Option<String>,
     after: Option<String>,
     limit: Option<usize>,
-}
-
-/// A page.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Page {
-    /// The rows of this page, in the order of their keys.
-    pub(crate) dead_letters: Vec<DeadLetter>,
-    /// The key after which the next page begins; `None` at the end.
-    pub(crate) next: Option<Vec<Value>>,
 }
 
 /// Answers `GET /api/v1/dead-letters?collection=…&after=[…]&limit=…`; `after` is the last key of the previous
 /// page.
 pub(super) async fn page(
     State(app): State<Arc<App>>,
-    query: Result<Query<PageQuery>, QueryRejection>,
-) -> Result<Response, Problem> {
-    let Query(query) = query.map_err(|error| Problem::new(Reason::BadParameter, error.body_text()))?;
+    query: Result<Query<DeadLettersQuery>, QueryRejection>,
+) -> Result<Response, ApiProblem> {
+    let Query(query) = query.map_err(|error| ApiProblem::new(Reason::BadParameter, error.body_text()))?;
     let limit = query.limit.unwrap_or(MAX_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
         let detail = format!("the limit is \"{limit}\"; a whole number from 1 to {MAX_LIMIT} is expected");
-        return Err(Problem::new(Reason::BadLimit, detail));
+        return Err(ApiProblem::new(Reason::BadLimit, detail));
     }
     let after = query.after.map(|text| serde_json::from_str(&text).map(RowKey::new)).transpose().map_err(|error| {
-        Problem::new(Reason::BadParameter, format!("after is no JSON array of key values: {error}"))
+        ApiProblem::new(Reason::BadParameter, format!("after is no JSON array of key values: {error}"))
     })?;
     let collection = app.searcher.serving().collection(query.collection.as_deref())?.name.clone();
     let read = Arc::clone(&app.dead_letters);
     // One more row tells whether there is another page.
     let found = tokio::task::spawn_blocking(move || read(&collection, after.as_ref(), limit + 1)).await;
-    let failed = |reason: String| Problem::new(Reason::StateFailed, reason);
+    let failed = |reason: String| ApiProblem::new(Reason::StateFailed, reason);
     let found = found.map_err(|panic| failed(panic.to_string()))?;
     let mut letters = found.map_err(|error| failed(error.to_string()))?;
     let is_last = letters.len() <= limit;
     letters.truncate(limit);
     let next = if is_last { None } else { letters.last().map(|letter| letter.key.clone()) };
     letters.retain(|letter| !letter.dropped);
-    Ok(Json(Page { dead_letters: letters, next }).into_response())
+    Ok(Json(DeadLetterPage { dead_letters: letters, next }).into_response())
 }

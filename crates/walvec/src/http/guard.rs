@@ -21,8 +21,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
-use super::problem::{Problem, Reason};
-use super::state::{Access, AllowedHosts, App};
+use super::state::{AccessCheck, AllowedHosts, App, SignInPage};
+use crate::api::problem::{ApiProblem, Reason};
 
 /// The path to which the sign-in page sends the token. It goes in a body, because addresses end up in histories and logs.
 pub(crate) const LOGIN_PATH: &str = "/login";
@@ -51,7 +51,7 @@ pub(super) async fn add_headers(request: Request, next: Next) -> Response {
 pub(super) async fn limit_time(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let limit = app.limits.time;
     tokio::time::timeout(limit, next.run(request)).await.unwrap_or_else(|_| {
-        Problem::new(Reason::TimedOut, format!("there was no answer within {limit:?}")).into_response()
+        ApiProblem::new(Reason::TimedOut, format!("there was no answer within {limit:?}")).into_response()
     })
 }
 
@@ -70,7 +70,7 @@ pub(super) async fn admit(State(app): State<Arc<App>>, request: Request, next: N
     if open || app.access.as_ref().is_none_or(knows) {
         return next.run(request).await;
     }
-    refuse(path)
+    refuse(path, app.sign_in_page)
 }
 
 fn host<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a str> {
@@ -80,10 +80,10 @@ fn host<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a str> {
         .or_else(|| headers.get(HOST).and_then(|value| value.to_str().ok()))
 }
 
-fn check_host(allowed: &AllowedHosts, host: Option<&str>) -> Result<(), Problem> {
+fn check_host(allowed: &AllowedHosts, host: Option<&str>) -> Result<(), ApiProblem> {
     match host {
-        None => Err(Problem::new(Reason::NoHost, "the request does not say which host it is for")),
-        Some(host) if !allowed.allows(host) => Err(Problem::new(
+        None => Err(ApiProblem::new(Reason::NoHost, "the request does not say which host it is for")),
+        Some(host) if !allowed.allows(host) => Err(ApiProblem::new(
             Reason::ForbiddenHost,
             format!(
                 "this server does not answer for the host \"{host}\"; use localhost or 127.0.0.1, or name the host in \
@@ -96,7 +96,7 @@ fn check_host(allowed: &AllowedHosts, host: Option<&str>) -> Result<(), Problem>
 
 /// Refuses changing requests from pages of other origins. Browsers send the header with requests that may change something; programs do not
 /// send it.
-fn check_origin(method: &Method, headers: &HeaderMap, host: Option<&str>) -> Result<(), Problem> {
+fn check_origin(method: &Method, headers: &HeaderMap, host: Option<&str>) -> Result<(), ApiProblem> {
     if matches!(*method, Method::GET | Method::HEAD) {
         return Ok(());
     }
@@ -106,11 +106,13 @@ fn check_origin(method: &Method, headers: &HeaderMap, host: Option<&str>) -> Res
     let origin_host = origin.split_once("://").map(|(_, host)| host);
     match (origin_host, host) {
         (Some(origin_host), Some(host)) if origin_host.eq_ignore_ascii_case(host) => Ok(()),
-        _ => Err(Problem::new(Reason::ForbiddenOrigin, format!("the request comes from \"{origin}\", not from here"))),
+        _ => {
+            Err(ApiProblem::new(Reason::ForbiddenOrigin, format!("the request comes from \"{origin}\", not from here")))
+        }
     }
 }
 
-fn is_signed_in(access: &Access, headers: &HeaderMap) -> bool {
+fn is_signed_in(access: &AccessCheck, headers: &HeaderMap) -> bool {
     let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
         let (scheme, token) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
@@ -124,11 +126,13 @@ fn is_signed_in(access: &Access, headers: &HeaderMap) -> bool {
 }
 
 /// Refuses a request without a token: a browser gets a form, a program gets a problem.
-fn refuse(path: &str) -> Response {
-    let problem =
-        Problem::new(Reason::Unauthorized, "send the configured token as \"Authorization: Bearer …\", or sign in at /");
+fn refuse(path: &str, sign_in_page: SignInPage) -> Response {
+    let problem = ApiProblem::new(
+        Reason::Unauthorized,
+        "send the configured token as \"Authorization: Bearer …\", or sign in at /",
+    );
     match path {
-        "/" => crate::ui::sign_in_page(false),
+        "/" => sign_in_page(false),
         _ => problem.into_response(),
     }
 }
@@ -152,6 +156,6 @@ pub(super) async fn login(State(app): State<Arc<App>>, form: Result<Form<SignIn>
             let cookie = format!("{SESSION_COOKIE}={}; Path=/; HttpOnly; SameSite=Strict", access.session());
             (StatusCode::SEE_OTHER, [(LOCATION, "/".to_owned()), (SET_COOKIE, cookie)]).into_response()
         }
-        _ => crate::ui::sign_in_page(true),
+        _ => (app.sign_in_page)(true),
     }
 }

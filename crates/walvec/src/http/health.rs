@@ -11,8 +11,8 @@ use axum::response::IntoResponse;
 use serde::Serialize;
 use walvec_pipeline::observe::status::{Phase, Status};
 
-use super::problem::{Problem, Reason};
 use super::state::App;
+use crate::api::problem::{ApiProblem, Reason};
 
 /// The body of a healthy probe.
 #[derive(Serialize)]
@@ -30,21 +30,21 @@ pub(super) async fn livez() -> Json<Health> {
 
 /// Answers `GET /readyz`: the slot is held, the sink is open, the model is loaded. Needs no token, and says no more than which
 /// part does not work.
-pub(super) async fn readyz(State(app): State<Arc<App>>) -> Result<Json<Health>, Problem> {
+pub(super) async fn readyz(State(app): State<Arc<App>>) -> Result<Json<Health>, ApiProblem> {
     let (phase, problem) = {
         let status = app.status.borrow();
         (status.phase, status.problem.as_ref().map(|problem| problem.part.clone()))
     };
     match phase {
         Phase::Snapshot | Phase::Streaming => Ok(Json(Health { status: "ready", problem })),
-        Phase::Starting => Err(Problem::new(
+        Phase::Starting => Err(ApiProblem::new(
             Reason::NotReady,
             match problem {
                 Some(part) => format!("the {part} does not work, and is tried again; /api/v1/status says why"),
                 None => "starting: the slot, the sink and the model are not all open yet".to_owned(),
             },
         )),
-        Phase::Stopping => Err(Problem::new(Reason::NotReady, "stopping: draining what is under way")),
+        Phase::Stopping => Err(ApiProblem::new(Reason::NotReady, "stopping: draining what is under way")),
     }
 }
 

@@ -1,44 +1,29 @@
-//! The HTTP surface for programs and people.
+//! The HTTP surface for programs.
 //!
 //! - [`state`]: the state of the surface, and its limits
 //! - [`guard`]: access control: host allow-list, origin, token and session, security headers, time limit
-//! - [`request`], [`body`]: requests: query strings and JSON bodies, checked
-//! - [`filter`]: conditions on fields, in both
-//! - [`read`]: the meaning of a condition for the field that it names
-//! - [`labels`]: whether an enum has the label that it is compared with
-//! - [`search`]: embed, search, count; the same path for the API and the page
-//! - [`hits`]: the JSON form of hits
+//! - [`search`]: answers searches
 //! - [`collections`]: the collections and their fields
 //! - [`points`]: points exactly as they are stored
-//! - [`order`]: in which order they are listed
 //! - [`dead_letters`]: rows that could not be processed
 //! - [`tasks`]: long work: backfill, repair, reindex
 //! - [`health`]: liveness, readiness, status, metrics
 //! - [`openapi`]: the description of the surface for programs
-//! - [`problem`]: errors, as `application/problem+json` (RFC 9457)
+//! - [`problem`]: errors as answers
 //!
-//! The page itself is [`crate::ui`].
+//! Pages for people come from the caller.
 
-mod body;
-pub(crate) mod collections;
+mod collections;
 pub(crate) mod dead_letters;
-pub(crate) mod filter;
 mod guard;
 mod health;
-pub(crate) mod hits;
-mod labels;
 mod openapi;
-mod order;
 mod points;
-pub(crate) mod problem;
-pub(crate) mod read;
-pub(crate) mod request;
-pub(crate) mod search;
+mod problem;
+mod search;
 mod state;
 pub(crate) mod tasks;
 
-#[cfg(test)]
-pub(crate) mod testkit;
 #[cfg(test)]
 mod tests;
 
@@ -55,20 +40,18 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::guard::LOGIN_PATH;
-use self::problem::{Problem, Reason};
-pub(crate) use self::search::{SEARCH_SECONDS, Serving};
-use self::state::{AllowedHosts, Limits};
-pub(crate) use self::state::{App, AppState, Fields, Searchable};
+pub(crate) use self::state::{AllowedHosts, App, AppState, Limits};
+use crate::api::problem::{ApiProblem, Reason};
 
 /// How long open requests may take after the shutdown signal before their connections are dropped.
-const DRAIN: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often histogram samples are folded into their buckets. Without it they accumulate until a scraper reads
 /// `/metrics`.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
-/// Builds the whole surface as one router, without a socket.
-pub(crate) fn router(state: AppState, allowed_hosts: AllowedHosts, limits: Limits) -> Router {
+/// Builds the whole surface as one router, without a socket. `pages`: the routes for people.
+pub(crate) fn router(state: AppState, pages: Router<Arc<App>>, allowed_hosts: AllowedHosts, limits: Limits) -> Router {
     let app = Arc::new(App::new(state, allowed_hosts, limits));
     Router::new()
         .route("/api/v1/search", get(search::by_query_string).post(search::by_json))
@@ -83,7 +66,7 @@ pub(crate) fn router(state: AppState, allowed_hosts: AllowedHosts, limits: Limit
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
         .route(LOGIN_PATH, get(guard::to_page).post(guard::login))
-        .merge(crate::ui::routes())
+        .merge(pages)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(limits.body_bytes))
@@ -102,19 +85,24 @@ fn operations() -> Router<Arc<App>> {
         .layer(DefaultBodyLimit::max(tasks::BODY_BYTES))
 }
 
-/// Answers on `listener` until `stop` is cancelled, then finishes the open requests within [`DRAIN`].
+/// Answers on `listener` until `stop` is cancelled, then finishes the open requests within [`DRAIN_TIMEOUT`].
 ///
 /// A loopback listener answers to loopback names and to configured ones only, see [`AllowedHosts`].
 ///
 /// # Errors
 /// If the listener fails.
-pub(crate) async fn serve(listener: TcpListener, state: AppState, stop: CancellationToken) -> io::Result<()> {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    state: AppState,
+    pages: Router<Arc<App>>,
+    stop: CancellationToken,
+) -> io::Result<()> {
     let metrics = state.metrics.clone();
     let hosts = AllowedHosts::for_listener(listener.local_addr()?, &state.allowed_hosts);
-    let router = router(state, hosts, Limits::default());
+    let router = router(state, pages, hosts, Limits::default());
     let drained = async {
         stop.cancelled().await;
-        tokio::time::sleep(DRAIN).await;
+        tokio::time::sleep(DRAIN_TIMEOUT).await;
     };
     let upkeep = async move {
         let mut ticks = tokio::time::interval(METRICS_UPKEEP);
@@ -130,10 +118,10 @@ pub(crate) async fn serve(listener: TcpListener, state: AppState, stop: Cancella
     }
 }
 
-async fn not_found(uri: Uri) -> Problem {
-    Problem::new(Reason::NotFound, format!("there is nothing at {}; /openapi.json lists what there is", uri.path()))
+async fn not_found(uri: Uri) -> ApiProblem {
+    ApiProblem::new(Reason::NotFound, format!("there is nothing at {}; /openapi.json lists what there is", uri.path()))
 }
 
-async fn method_not_allowed(method: axum::http::Method, uri: Uri) -> Problem {
-    Problem::new(Reason::MethodNotAllowed, format!("{} does not accept {method}; see the Allow header", uri.path()))
+async fn method_not_allowed(method: axum::http::Method, uri: Uri) -> ApiProblem {
+    ApiProblem::new(Reason::MethodNotAllowed, format!("{} does not accept {method}; see the Allow header", uri.path()))
 }

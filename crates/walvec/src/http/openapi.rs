@@ -3,9 +3,9 @@
 use axum::Json;
 use serde_json::{Value, json};
 
-use super::request::{DEFAULT_LIMIT, MAX_LIMIT, MAX_QUERY_BYTES};
-use super::tasks::KEY_HEADER;
 use super::{dead_letters, points};
+use crate::api::announcement::KEY_HEADER;
+use crate::search::request::{DEFAULT_LIMIT, MAX_LIMIT, MAX_QUERY_BYTES};
 
 /// Answers `GET /openapi.json`.
 pub(super) async fn document() -> Json<Value> {

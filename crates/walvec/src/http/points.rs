@@ -11,10 +11,13 @@ use serde::{Deserialize, Serialize};
 use walvec_model::{PointId, RawPage, RawPoint};
 use walvec_sink::page_in_order;
 
-use super::order::{OF_ANOTHER_ORDER, OrderCursor, check_single, order};
-use super::problem::{Problem, Reason};
-use super::search::{is_json, sink_problem};
-use super::state::{App, Searchable};
+use super::search::is_json;
+use super::state::App;
+use crate::api::points::PointsRequest;
+use crate::api::problem::{ApiProblem, Reason};
+use crate::search::order::{OF_ANOTHER_ORDER, OrderCursor, check_single, parse_order};
+use crate::search::searcher::sink_problem;
+use crate::search::serving::Searchable;
 
 /// The default number of points of a page.
 pub(super) const DEFAULT_LIMIT: usize = 100;
@@ -25,7 +28,7 @@ pub(super) const MAX_IDS: usize = 1000;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct PageQuery {
+pub(super) struct PointsQuery {
     collection: Option<String>,
     from: Option<String>,
     limit: Option<usize>,
@@ -43,28 +46,19 @@ struct SortedAnswer {
     next: Option<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct IdQuery {
-    collection: Option<String>,
-    ids: Vec<PointId>,
-    #[serde(default)]
-    vectors: bool,
-}
-
 /// Answers `GET /api/v1/points?collection=…&from=…&limit=…&vectors=true` with a page in id order, and where the next
 /// one begins.
 ///
 /// With `order_by=field:desc` the page is in the order of the field, and the next page begins at `cursor=…`.
 pub(super) async fn page(
     State(app): State<Arc<App>>,
-    query: Result<Query<PageQuery>, QueryRejection>,
-) -> Result<Response, Problem> {
-    let Query(query) = query.map_err(|error| Problem::new(Reason::BadParameter, error.body_text()))?;
+    query: Result<Query<PointsQuery>, QueryRejection>,
+) -> Result<Response, ApiProblem> {
+    let Query(query) = query.map_err(|error| ApiProblem::new(Reason::BadParameter, error.body_text()))?;
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
         let detail = format!("the limit is \"{limit}\"; a whole number from 1 to {MAX_LIMIT} is expected");
-        return Err(Problem::new(Reason::BadLimit, detail));
+        return Err(ApiProblem::new(Reason::BadLimit, detail));
     }
     let collection = find(&app, query.collection.as_deref())?;
     if let Some(wanted) = &query.order_by {
@@ -72,7 +66,7 @@ pub(super) async fn page(
     }
     if query.cursor.is_some() {
         let detail = "cursor belongs to order_by; a page in the order of the ids begins at from";
-        return Err(Problem::new(Reason::BadParameter, detail));
+        return Err(ApiProblem::new(Reason::BadParameter, detail));
     }
     let from = query.from.as_deref().map(point_id).transpose()?;
     let page = collection.search.page(from, limit, query.vectors).await;
@@ -82,17 +76,17 @@ pub(super) async fn page(
 async fn sorted(
     collection: &Searchable,
     wanted: &str,
-    query: &PageQuery,
+    query: &PointsQuery,
     limit: usize,
-) -> Result<SortedAnswer, Problem> {
-    let refused = |detail: &str| Problem::new(Reason::BadParameter, detail);
+) -> Result<SortedAnswer, ApiProblem> {
+    let refused = |detail: &str| ApiProblem::new(Reason::BadParameter, detail);
     if query.from.is_some() {
         return Err(refused(
             "from is an id; with order_by a page begins at cursor: what the page before says in \"next\"",
         ));
     }
     let Searchable { name, layout, fields, search, .. } = collection;
-    let order = order(wanted, fields.as_ref())?;
+    let order = parse_order(wanted, fields.as_ref())?;
     let cursor: Option<OrderCursor> = query.cursor.as_deref().map(str::parse).transpose()?;
     let place = |cursor: OrderCursor| cursor.place_in(name, &order).ok_or_else(|| refused(OF_ANOTHER_ORDER));
     let from = cursor.map(place).transpose()?;
@@ -104,28 +98,32 @@ async fn sorted(
 
 /// Answers `POST /api/v1/points` with `{"collection": …, "ids": […], "vectors": true}`: returns the points with
 /// these ids that exist.
-pub(super) async fn by_id(State(app): State<Arc<App>>, headers: HeaderMap, body: String) -> Result<Response, Problem> {
+pub(super) async fn by_id(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: String,
+) -> Result<Response, ApiProblem> {
     if !is_json(&headers) {
-        return Err(Problem::new(Reason::NotJson, "send the header Content-Type: application/json"));
+        return Err(ApiProblem::new(Reason::NotJson, "send the header Content-Type: application/json"));
     }
-    let query: IdQuery =
-        serde_json::from_str(&body).map_err(|error| Problem::new(Reason::BadJson, error.to_string()))?;
+    let query: PointsRequest =
+        serde_json::from_str(&body).map_err(|error| ApiProblem::new(Reason::BadJson, error.to_string()))?;
     if query.ids.len() > MAX_IDS {
         let detail = format!("{} ids are given; at most {MAX_IDS} are read", query.ids.len());
-        return Err(Problem::new(Reason::BadParameter, detail));
+        return Err(ApiProblem::new(Reason::BadParameter, detail));
     }
     let collection = find(&app, query.collection.as_deref())?;
     let points = collection.search.get(query.ids, query.vectors).await.map_err(sink_problem)?;
     Ok(Json(RawPage { points, next: None }).into_response())
 }
 
-fn find(app: &App, collection: Option<&str>) -> Result<Searchable, Problem> {
+fn find(app: &App, collection: Option<&str>) -> Result<Searchable, ApiProblem> {
     app.searcher.serving().collection(collection).cloned()
 }
 
-fn point_id(text: &str) -> Result<PointId, Problem> {
+fn point_id(text: &str) -> Result<PointId, ApiProblem> {
     let number = text.parse().map(PointId::Num);
     number.or_else(|_| serde_json::from_value(text.into())).map_err(|_| {
-        Problem::new(Reason::BadParameter, format!("\"{text}\" is no point's id: neither a number nor a UUID"))
+        ApiProblem::new(Reason::BadParameter, format!("\"{text}\" is no point's id: neither a number nor a UUID"))
     })
 }

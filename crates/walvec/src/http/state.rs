@@ -4,60 +4,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::response::Response;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
-use walvec_model::IndexType;
 use walvec_pipeline::observe::status::Status;
-use walvec_sink::{BoxFuture, Keywords, Search};
-use walvec_transform::Layout;
 
 use super::dead_letters::DeadLetters;
-use super::read::Known;
-use super::search::{Searcher, Serving};
 use super::tasks::Operations;
-use crate::fields::Description;
-
-/// A collection that can be searched.
-#[derive(Clone)]
-pub(crate) struct Searchable {
-    /// The collection's name.
-    pub(crate) name: String,
-    /// The layout of its payloads, so that people see the fields and not what holds them.
-    pub(crate) layout: Layout,
-    /// Makes the sparse vectors of queries, where it can be searched by keyword.
-    pub(crate) keywords: Option<Arc<Keywords>>,
-    /// Whether its rows are cut into chunks, each a point of its own.
-    pub(crate) is_chunked: bool,
-    /// Its description for programs.
-    pub(crate) description: Arc<Description>,
-    /// The fields of its payloads.
-    pub(crate) fields: Arc<dyn Fields>,
-    /// The points that are searched.
-    pub(crate) search: Arc<dyn Search>,
-}
-
-/// The fields of payloads. They are known once a row of the table was read, and change with the table.
-pub(crate) trait Fields: Send + Sync {
-    /// Returns the fields as they are now.
-    fn known(&self) -> Known;
-
-    /// Returns the type of the index of a field, or of a member of one; `None` if it has none.
-    fn index(&self, name: &str) -> Option<IndexType>;
-
-    /// Returns the labels of a column that holds enums, if they are known. If `wanted` is not among them, the label does not
-    /// exist now.
-    fn labels<'a>(&'a self, _column: &'a str, _wanted: &'a str) -> BoxFuture<'a, Option<Vec<String>>> {
-        Box::pin(std::future::ready(None))
-    }
-}
-
-impl Searchable {
-    /// Returns the payload's fields, if they are known.
-    pub(super) fn known(&self) -> Known {
-        self.fields.known()
-    }
-}
+use crate::search::searcher::Searcher;
+use crate::search::serving::Serving;
 
 /// The state that the surface is built from.
 pub(crate) struct AppState {
@@ -79,7 +35,12 @@ pub(crate) struct AppState {
     pub(crate) allowed_hosts: Vec<String>,
     /// Example queries that the page offers before the first search.
     pub(crate) examples: Vec<String>,
+    /// Makes the sign-in page.
+    pub(crate) sign_in_page: SignInPage,
 }
+
+/// Makes the page for a browser that has not shown the token yet; `true` if it has shown a wrong one.
+pub(crate) type SignInPage = fn(bool) -> Response;
 
 /// Bounds on requests; the defaults suit a machine with a few cores.
 #[derive(Clone, Copy, Debug)]
@@ -150,23 +111,25 @@ pub(crate) struct App {
     pub(crate) dead_letters: DeadLetters,
     pub(crate) status: watch::Receiver<Status>,
     pub(crate) metrics: PrometheusHandle,
-    pub(crate) access: Option<Access>,
+    pub(crate) access: Option<AccessCheck>,
     pub(crate) allowed_hosts: AllowedHosts,
     pub(crate) examples: Vec<String>,
+    pub(crate) sign_in_page: SignInPage,
     pub(crate) limits: Limits,
 }
 
 impl App {
     pub(crate) fn new(state: AppState, allowed_hosts: AllowedHosts, limits: Limits) -> Self {
         Self {
-            searcher: Searcher::new(state.serving, limits),
+            searcher: Searcher::new(state.serving, limits.concurrent_searches, limits.waiting_searches),
             operations: state.operations,
             dead_letters: state.dead_letters,
             status: state.status,
             metrics: state.metrics,
-            access: state.token.as_ref().map(Access::new),
+            access: state.token.as_ref().map(AccessCheck::new),
             allowed_hosts,
             examples: state.examples,
+            sign_in_page: state.sign_in_page,
             limits,
         }
     }
@@ -174,12 +137,12 @@ impl App {
 
 /// The check of tokens and sessions. Only digests are kept: `blake3::Hash` compares in constant time, whatever the length of
 /// the presented text.
-pub(crate) struct Access {
+pub(crate) struct AccessCheck {
     token: blake3::Hash,
     session: blake3::Hash,
 }
 
-impl Access {
+impl AccessCheck {
     fn new(token: &SecretString) -> Self {
         let token = token.expose_secret().as_bytes();
         Self { token: blake3::hash(token), session: blake3::derive_key("walvec 2026-11 page session", token).into() }
@@ -237,10 +200,10 @@ mod tests {
 
     #[test]
     fn a_session_is_not_the_token_and_ends_with_it() {
-        let access = Access::new(&"secret".into());
+        let access = AccessCheck::new(&"secret".into());
         assert!(access.knows_token("secret") && !access.knows_token("secre") && !access.knows_token(""));
         assert!(access.knows_session(&access.session()) && !access.knows_session("secret"));
-        assert!(!access.knows_session(&Access::new(&"other".into()).session()));
+        assert!(!access.knows_session(&AccessCheck::new(&"other".into()).session()));
         assert!(!access.session().contains("secret"));
     }
 }

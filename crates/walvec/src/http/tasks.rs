@@ -13,40 +13,27 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use walvec_model::{PointId, Position, RowKey, Value};
+use walvec_model::{Position, RowKey};
 use walvec_pipeline::source::reread::JobSpec;
 
-use super::body::object;
-use super::problem::{Problem, Reason};
 use super::state::App;
+use crate::api::announcement::KEY_HEADER;
+use crate::api::problem::{ApiProblem, Reason};
+use crate::api::tasks::{Accepted, BackfillRequest, ReindexRequest, RepairRequest, ResyncRequest, TaskKind};
 use crate::config;
-use crate::tasks::{Handle, Kind, Tasks};
-
-/// The header that carries the key.
-pub(crate) const KEY_HEADER: &str = "walvec-key";
+use crate::search::body::object;
+use crate::tasks::{TaskHandle, TaskRequest, Tasks};
 
 /// The largest body of these calls, in bytes.
 pub(super) const BODY_BYTES: usize = 4 << 20;
-
-/// A request for long work.
-pub(crate) enum Request {
-    /// Work for the running pipeline.
-    JobSpec(JobSpec),
-    /// Fill new collections, or go back to the kept ones.
-    Reindex {
-        /// Whether to go back to the kept ones.
-        rollback: bool,
-    },
-}
 
 /// The receiver of requests, and the key that callers need.
 pub(crate) struct Operations {
     /// The tasks of this process.
     pub(crate) tasks: Tasks,
     /// The queue to the owner of the pipeline.
-    pub(crate) requests: mpsc::Sender<(Request, Handle)>,
+    pub(crate) requests: mpsc::Sender<(TaskRequest, TaskHandle)>,
     /// The key that a caller has to show.
     pub(crate) key: SecretString,
 }
@@ -61,65 +48,28 @@ impl Operations {
 }
 
 /// A body, or why it could not be read.
-type Body = Result<Bytes, BytesRejection>;
-
-/// The answer to a request that was accepted.
-#[derive(Serialize)]
-struct Accepted {
-    task: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Backfill {
-    table: String,
-    #[serde(rename = "where")]
-    filter: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Repair {
-    collection: String,
-    #[serde(default)]
-    rows: Vec<Vec<Value>>,
-    #[serde(default)]
-    points: Vec<RepairPoint>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RepairPoint {
-    id: PointId,
-    version: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Resync {
-    #[serde(default)]
-    force: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Reindex {
-    #[serde(default)]
-    rollback: bool,
-}
+type BodyResult = Result<Bytes, BytesRejection>;
 
 /// Answers `POST /api/v1/backfill` with `{"table": "public.books", "where": "year > 1900"}`.
-pub(super) async fn backfill(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
-    let Backfill { table, filter } = parse(&app, &headers, body, r#"{"table": …, "where": …}"#)?;
-    let table = config::table_name(&table).map_err(|reason| Problem::new(Reason::BadParameter, reason))?;
-    accept(&app, Kind::Backfill, Request::JobSpec(JobSpec::Backfill { table, filter }))
+pub(super) async fn backfill(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: BodyResult,
+) -> Result<Response, ApiProblem> {
+    let BackfillRequest { table, filter } = parse(&app, &headers, body, r#"{"table": …, "where": …}"#)?;
+    let table = config::table_name(&table).map_err(|reason| ApiProblem::new(Reason::BadParameter, reason))?;
+    accept(&app, TaskKind::Backfill, TaskRequest::Job(JobSpec::Backfill { table, filter }))
 }
 
 /// Answers `POST /api/v1/repair` with `{"collection": "books", "rows": [[7]], "points": [{"id": 8, "version":
 /// "0/1D5C408.3"}]}`.
-pub(super) async fn repair(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+pub(super) async fn repair(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: BodyResult,
+) -> Result<Response, ApiProblem> {
     let expected = r#"{"collection": …, "rows": […], "points": […]}"#;
-    let Repair { collection, rows, points } = parse(&app, &headers, body, expected)?;
+    let RepairRequest { collection, rows, points } = parse(&app, &headers, body, expected)?;
     // A text that is not a version cannot be parsed in the stored point either, which therefore counts as foreign.
     let version = |text: Option<String>| text.and_then(|text| text.parse::<Position>().ok());
     let job = JobSpec::Repair {
@@ -127,49 +77,62 @@ pub(super) async fn repair(State(app): State<Arc<App>>, headers: HeaderMap, body
         rows: rows.into_iter().map(RowKey::new).collect(),
         points: points.into_iter().map(|point| (point.id, version(point.version))).collect(),
     };
-    accept(&app, Kind::Repair, Request::JobSpec(job))
+    accept(&app, TaskKind::Repair, TaskRequest::Job(job))
 }
 
 /// Answers `POST /api/v1/resync` with `{"force": false}`.
-pub(super) async fn resync(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
-    let Resync { force } = parse(&app, &headers, body, r#"{"force": …}"#)?;
-    accept(&app, Kind::Resync, Request::JobSpec(JobSpec::Resync { may_sweep_most: force }))
+pub(super) async fn resync(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: BodyResult,
+) -> Result<Response, ApiProblem> {
+    let ResyncRequest { force } = parse(&app, &headers, body, r#"{"force": …}"#)?;
+    accept(&app, TaskKind::Resync, TaskRequest::Job(JobSpec::Resync { may_sweep_most: force }))
 }
 
 /// Answers `POST /api/v1/reindex` with `{"rollback": false}`.
-pub(super) async fn reindex(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
-    let Reindex { rollback } = parse(&app, &headers, body, r#"{"rollback": …}"#)?;
-    accept(&app, Kind::Reindex, Request::Reindex { rollback })
+pub(super) async fn reindex(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: BodyResult,
+) -> Result<Response, ApiProblem> {
+    let ReindexRequest { rollback } = parse(&app, &headers, body, r#"{"rollback": …}"#)?;
+    accept(&app, TaskKind::Reindex, TaskRequest::Reindex { rollback })
 }
 
 /// Answers `GET /api/v1/tasks/{id}`.
-pub(super) async fn task(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
+pub(super) async fn task(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, ApiProblem> {
     match id.parse().ok().and_then(|id| app.operations.tasks.get(id)) {
         Some(task) => Ok(Json(task).into_response()),
-        None => Err(Problem::new(Reason::NotFound, format!("there is no task {id}; only the latest is remembered"))),
+        None => Err(ApiProblem::new(Reason::NotFound, format!("there is no task {id}; only the latest is remembered"))),
     }
 }
 
 /// Parses the body of a caller that has shown the key. `expected` is an example of a body.
-fn parse<T: DeserializeOwned>(app: &App, headers: &HeaderMap, body: Body, expected: &str) -> Result<T, Problem> {
+fn parse<T: DeserializeOwned>(
+    app: &App,
+    headers: &HeaderMap,
+    body: BodyResult,
+    expected: &str,
+) -> Result<T, ApiProblem> {
     if !app.operations.is_from_owner(headers) {
         let detail = "this changes what is stored: use the walvec commands on the machine and as the user that runs it";
-        return Err(Problem::new(Reason::ForbiddenOperation, detail));
+        return Err(ApiProblem::new(Reason::ForbiddenOperation, detail));
     }
     if !super::search::is_json(headers) {
-        return Err(Problem::new(Reason::NotJson, "send the header Content-Type: application/json"));
+        return Err(ApiProblem::new(Reason::NotJson, "send the header Content-Type: application/json"));
     }
     let body = body.map_err(|error| match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::new(Reason::BodyTooLarge, format!("at most {BODY_BYTES} bytes are read"))
+            ApiProblem::new(Reason::BodyTooLarge, format!("at most {BODY_BYTES} bytes are read"))
         }
-        _ => Problem::new(Reason::BadJson, error.body_text()),
+        _ => ApiProblem::new(Reason::BadJson, error.body_text()),
     })?;
     object(&body, expected)
 }
 
-fn accept(app: &App, kind: Kind, request: Request) -> Result<Response, Problem> {
-    let busy = || Problem::new(Reason::TaskRunning, "another task is running; wait for its end");
+fn accept(app: &App, kind: TaskKind, request: TaskRequest) -> Result<Response, ApiProblem> {
+    let busy = || ApiProblem::new(Reason::TaskRunning, "another task is running; wait for its end");
     let handle = app.operations.tasks.begin(kind).ok_or_else(busy)?;
     let task = handle.id();
     app.operations.requests.try_send((request, handle)).map_err(|_| busy())?;

@@ -10,8 +10,8 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use crate::api::problem::{ApiProblem, Reason};
 use crate::http::App;
-use crate::http::problem::{Problem, Reason};
 
 /// One file.
 pub(super) struct Asset {
@@ -54,6 +54,6 @@ async fn serve(Path(name): Path<String>, uri: Uri) -> Response {
             let headers = [(CONTENT_TYPE, asset.media_type), (CACHE_CONTROL, "public, max-age=31536000, immutable")];
             (headers, asset.content).into_response()
         }
-        None => Problem::new(Reason::NotFound, format!("there is nothing at {}", uri.path())).into_response(),
+        None => ApiProblem::new(Reason::NotFound, format!("there is nothing at {}", uri.path())).into_response(),
     }
 }

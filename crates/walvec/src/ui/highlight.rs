@@ -2,9 +2,9 @@
 
 use maud::{Markup, html};
 
-use crate::words::Words;
+use crate::search::words::QueryWords;
 
-impl Words {
+impl QueryWords {
     /// Returns the text as escaped markup, with the words of the query in `<mark>`.
     pub(super) fn mark(&self, text: &str) -> Markup {
         html! {
@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     fn marked(query: &str, text: &str) -> String {
-        Words::of(query).mark(text).into_string()
+        QueryWords::of(query).mark(text).into_string()
     }
 
     #[test]

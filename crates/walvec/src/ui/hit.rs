@@ -10,11 +10,11 @@ use serde_json::Value;
 use walvec_sink::Hit;
 use walvec_transform::Layout;
 
-use super::asked::Asked;
-use crate::http::filter::equals_as_text;
-use crate::mode::Mode;
-use crate::score as scores;
-use crate::words::{Words, is_prose};
+use super::page_query::PageQuery;
+use crate::api::score as scores;
+use crate::search::filter::equals_as_text;
+use crate::search::mode::Mode;
+use crate::search::words::{QueryWords, is_prose};
 
 /// Longer titles are cut, and repeated as a paragraph.
 const TITLE_CHARS: usize = 160;
@@ -28,8 +28,8 @@ const CUT_CHARS: usize = 4_000;
 /// The values that all hits of a page share.
 pub(super) struct Page<'a> {
     pub(super) layout: Layout,
-    pub(super) asked: &'a Asked,
-    pub(super) words: Words,
+    pub(super) page_query: &'a PageQuery,
+    pub(super) words: QueryWords,
     pub(super) scale: Scale,
 }
 
@@ -44,8 +44,8 @@ pub(super) struct Scale {
 
 /// Renders a hit as a list item; `number` counts from 1 on the page.
 pub(super) fn render(hit: &Hit, number: usize, page: &Page<'_>) -> Markup {
-    let (asked, words) = (page.asked, &page.words);
-    let parts = Parts::of(hit, page.layout);
+    let (page_query, words) = (page.page_query, &page.words);
+    let parts = HitParts::of(hit, page.layout);
     html! {
         li.hit {
             article aria-labelledby={ "hit-" (number) } {
@@ -62,7 +62,7 @@ pub(super) fn render(hit: &Hit, number: usize, page: &Page<'_>) -> Markup {
                     (paragraph(text, &format!("fold-{number}-{index}"), words))
                 }
                 dl.facts {
-                    @for (field, value) in &parts.facts { (fact(field, value, asked)) }
+                    @for (field, value) in &parts.facts { (fact(field, value, page_query)) }
                     @if let Some((chunk, chunks)) = chunk_of(hit) {
                         div.fact { dt { "chunk" } dd { (chunk) " of " (chunks) } }
                     }
@@ -80,21 +80,21 @@ fn chunk_of(hit: &Hit) -> Option<(u32, u32)> {
 }
 
 /// A payload's fields, grouped by how their values are shown; within a group the order of the columns is kept.
-struct Parts<'a> {
+struct HitParts<'a> {
     title: Option<&'a str>,
     is_title_cut: bool,
-    texts: Vec<Text<'a>>,
+    texts: Vec<HitText<'a>>,
     facts: Vec<(&'a str, &'a Value)>,
 }
 
 /// A value that is shown as a paragraph.
-struct Text<'a> {
+struct HitText<'a> {
     field: &'a str,
     text: Cow<'a, str>,
     is_json: bool,
 }
 
-impl<'a> Parts<'a> {
+impl<'a> HitParts<'a> {
     fn of(hit: &'a Hit, layout: Layout) -> Self {
         let mut parts = Self { title: None, is_title_cut: false, texts: Vec::new(), facts: Vec::new() };
         for (field, value) in layout.fields(&hit.payload) {
@@ -104,14 +104,14 @@ impl<'a> Parts<'a> {
                     parts.title = text.get(..end);
                     parts.is_title_cut = end < text.len();
                     if parts.is_title_cut {
-                        parts.texts.push(Text { field, text: Cow::Borrowed(text), is_json: false });
+                        parts.texts.push(HitText { field, text: Cow::Borrowed(text), is_json: false });
                     }
                 }
                 Value::String(text) if is_prose(text) => {
-                    parts.texts.push(Text { field, text: Cow::Borrowed(text), is_json: false });
+                    parts.texts.push(HitText { field, text: Cow::Borrowed(text), is_json: false });
                 }
                 value if is_nested(value) => {
-                    parts.texts.push(Text { field, text: Cow::Owned(value.to_string()), is_json: true });
+                    parts.texts.push(HitText { field, text: Cow::Owned(value.to_string()), is_json: true });
                 }
                 _ => parts.facts.push((field, value)),
             }
@@ -162,7 +162,7 @@ fn score(score: f32, scale: Scale) -> Markup {
 }
 
 /// Renders a long text. Folding needs no script: a hidden checkbox holds the state, its label is the button.
-fn paragraph(Text { field, text, is_json }: &Text<'_>, fold_id: &str, words: &Words) -> Markup {
+fn paragraph(HitText { field, text, is_json }: &HitText<'_>, fold_id: &str, words: &QueryWords) -> Markup {
     let (shown, more) = cut(text);
     let folded = shown.chars().nth(FOLD_CHARS).is_some() || shown.lines().count() > 4;
     html! {
@@ -178,31 +178,31 @@ fn paragraph(Text { field, text, is_json }: &Text<'_>, fold_id: &str, words: &Wo
     }
 }
 
-fn fact(field: &str, value: &Value, asked: &Asked) -> Markup {
+fn fact(field: &str, value: &Value, page_query: &PageQuery) -> Markup {
     html! {
         div.fact {
             dt { (field) }
             @match value {
                 Value::Array(items) if items.is_empty() => dd { span.null { "none" } },
-                Value::Array(items) => @for item in items { dd { (fact_value(field, item, asked)) } },
-                _ => dd { (fact_value(field, value, asked)) },
+                Value::Array(items) => @for item in items { dd { (fact_value(field, item, page_query)) } },
+                _ => dd { (fact_value(field, value, page_query)) },
             }
         }
     }
 }
 
 /// Renders the value, as a link that narrows the search to it if a condition can express that.
-fn fact_value(field: &str, value: &Value, asked: &Asked) -> Markup {
+fn fact_value(field: &str, value: &Value, page_query: &PageQuery) -> Markup {
     let text = match value {
         Value::Null => return html! { span.null { "null" } },
         Value::String(text) if text.trim().is_empty() => return html! { span.null { "empty" } },
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let filter = equals_as_text(field, value).filter(|filter| !asked.filters.contains(filter));
+    let filter = equals_as_text(field, value).filter(|filter| !page_query.filters.contains(filter));
     html! {
         @match filter {
-            Some(filter) => a href=(asked.link_with(&filter)) title={ "Only hits with " (filter) } rel="nofollow" { (text) },
+            Some(filter) => a href=(page_query.link_with(&filter)) title={ "Only hits with " (filter) } rel="nofollow" { (text) },
             None => (text),
         }
     }

@@ -2,10 +2,10 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::asked::Asked;
-use super::{View, assets, pulse, results};
+use super::page_query::PageQuery;
+use super::{View, assets, pipeline_state, results};
 use crate::http::LOGIN_PATH;
-use crate::http::request::{MAX_LIMIT, MAX_QUERY_BYTES};
+use crate::search::request::{MAX_LIMIT, MAX_QUERY_BYTES};
 
 /// The numbers of hits that the page offers.
 const LIMITS: [&str; 4] = ["5", "10", "20", "50"];
@@ -19,15 +19,15 @@ const LENS: PreEscaped<&str> = PreEscaped(
 );
 
 pub(super) fn page(view: &View) -> Markup {
-    let title = match view.asked.text.trim() {
+    let title = match view.page_query.text.trim() {
         "" => "walvec".to_owned(),
         text => format!("{text} · walvec"),
     };
     let body = html! {
         main {
-            h1.sr { "Search " (view.asked.collection) " by meaning" }
+            h1.sr { "Search " (view.page_query.collection) " by meaning" }
             (search_form(view))
-            (pulse::notices(&view.status))
+            (pipeline_state::notices(&view.status))
             (results::render(view))
         }
         footer {
@@ -39,7 +39,7 @@ pub(super) fn page(view: &View) -> Markup {
             p.keys data-script hidden { kbd { "/" } " query " kbd { "↑" } " " kbd { "↓" } " hits " kbd { "Enter" } " more " kbd { "Esc" } " clear" }
         }
     };
-    document(&title, &pulse::line(&view.status), &body)
+    document(&title, &pipeline_state::line(&view.status), &body)
 }
 
 /// Renders the page for a browser that has not shown the token yet.
@@ -89,64 +89,64 @@ fn document(title: &str, pulse: &Markup, body: &Markup) -> Markup {
 }
 
 fn search_form(view: &View) -> Markup {
-    let asked = &view.asked;
+    let page_query = &view.page_query;
     html! {
         form #search role="search" action="/" method="get" {
             div.field {
                 label.sr for="q" { "What to look for" }
                 (LENS)
-                input #q type="search" name="q" value=(asked.text) maxlength=(MAX_QUERY_BYTES)
-                    placeholder=(format!("Search {} by meaning", asked.collection))
-                    autocomplete="off" autocapitalize="off" spellcheck="false" autofocus[asked.text.is_empty()];
+                input #q type="search" name="q" value=(page_query.text) maxlength=(MAX_QUERY_BYTES)
+                    placeholder=(format!("Search {} by meaning", page_query.collection))
+                    autocomplete="off" autocapitalize="off" spellcheck="false" autofocus[page_query.text.is_empty()];
                 kbd data-script hidden title="Press / to search" { "/" }
                 button type="submit" { "Search" }
             }
             div.options {
                 @if view.collections.len() > 1 { (collection_choice(view)) }
-                @if view.offered.has_keywords || !asked.mode.is_empty() { (mode_choice(asked)) }
-                (limit_choice(asked))
-                (active_filters(asked))
+                @if view.options.has_keywords || !page_query.mode.is_empty() { (mode_choice(page_query)) }
+                (limit_choice(page_query))
+                (active_filters(page_query))
             }
         }
     }
 }
 
 fn collection_choice(view: &View) -> Markup {
-    let known = view.collections.contains(&view.asked.collection);
+    let known = view.collections.contains(&view.page_query.collection);
     html! {
         label {
             "in "
             select name="collection" {
-                @if !known { option value=(view.asked.collection) selected { (view.asked.collection) } }
+                @if !known { option value=(view.page_query.collection) selected { (view.page_query.collection) } }
                 @for name in &view.collections {
-                    option value=(name) selected[*name == view.asked.collection] { (name) }
+                    option value=(name) selected[*name == view.page_query.collection] { (name) }
                 }
             }
         }
     }
 }
 
-fn mode_choice(asked: &Asked) -> Markup {
-    let odd = !MODES.iter().any(|(mode, _)| *mode == asked.mode);
+fn mode_choice(page_query: &PageQuery) -> Markup {
+    let odd = !MODES.iter().any(|(mode, _)| *mode == page_query.mode);
     html! {
         label {
             "by "
             select name="mode" {
-                @if odd { option value=(asked.mode) selected { (asked.mode) } }
-                @for (mode, name) in MODES { option value=(mode) selected[mode == asked.mode] { (name) } }
+                @if odd { option value=(page_query.mode) selected { (page_query.mode) } }
+                @for (mode, name) in MODES { option value=(mode) selected[mode == page_query.mode] { (name) } }
             }
         }
     }
 }
 
-fn limit_choice(asked: &Asked) -> Markup {
-    let odd = !LIMITS.contains(&asked.limit.as_str());
+fn limit_choice(page_query: &PageQuery) -> Markup {
+    let odd = !LIMITS.contains(&page_query.limit.as_str());
     html! {
         label {
             "show "
             select name="limit" title={ "At most " (MAX_LIMIT) } {
-                @if odd { option value=(asked.limit) selected { (asked.limit) } }
-                @for limit in LIMITS { option value=(limit) selected[limit == asked.limit] { (limit) } }
+                @if odd { option value=(page_query.limit) selected { (page_query.limit) } }
+                @for limit in LIMITS { option value=(limit) selected[limit == page_query.limit] { (limit) } }
             }
         }
     }
@@ -154,11 +154,11 @@ fn limit_choice(asked: &Asked) -> Markup {
 
 /// Renders each condition as a removable chip, and as a hidden field so that the next query keeps
 /// it.
-fn active_filters(asked: &Asked) -> Markup {
+fn active_filters(page_query: &PageQuery) -> Markup {
     html! {
-        @for filter in &asked.filters {
+        @for filter in &page_query.filters {
             input type="hidden" name="filter" value=(filter);
-            a.filter href=(asked.link_without(filter)) aria-label={ "Remove the filter " (filter) } {
+            a.filter href=(page_query.link_without(filter)) aria-label={ "Remove the filter " (filter) } {
                 (filter) span aria-hidden="true" { "×" }
             }
         }

@@ -1,22 +1,22 @@
 //! The search page. It is rendered on the server, and complete without JavaScript. The script only requests the same
 //! fragments while the user types, so there is one renderer, and payloads become text in one place.
 //!
-//! - [`asked`]: the page's address: a tolerant parser, and links to other addresses
+//! - [`page_query`]: the page's address: a tolerant parser, and links to other addresses
 //! - [`layout`]: the frame of the page
 //! - [`results`]: the hits, or why there are none
 //! - [`hit`]: one hit: title, texts, facts
 //! - [`highlight`]: query words inside texts, as markup
-//! - [`pulse`]: the state of the pipeline: the live line, snapshot progress, problems
+//! - [`pipeline_state`]: the state of the pipeline: the live line, snapshot progress, problems
 //! - [`format`](mod@format): numbers and times in a readable form
 //! - [`assets`]: style sheet, scripts and icon, under names that change with their content
 
-mod asked;
 mod assets;
 mod format;
 mod highlight;
 mod hit;
 mod layout;
-mod pulse;
+mod page_query;
+mod pipeline_state;
 mod results;
 
 #[cfg(test)]
@@ -34,11 +34,11 @@ use axum::routing::get;
 use maud::Markup;
 use walvec_pipeline::observe::status::Status;
 
-use self::asked::Asked;
-use self::results::Outcome;
+use self::page_query::PageQuery;
+use self::results::SearchOutcome;
 use crate::http::App;
-use crate::http::request::SearchQuery;
-use crate::http::search::Offered;
+use crate::search::request::SearchQuery;
+use crate::search::searcher::SearchOptions;
 
 /// A parsed query string; one that cannot be parsed counts as empty.
 type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
@@ -59,36 +59,36 @@ pub(crate) fn sign_in_page(refused: bool) -> Response {
 
 /// The data of one rendering.
 struct View {
-    asked: Asked,
+    page_query: PageQuery,
     collections: Vec<String>,
-    offered: Offered,
+    options: SearchOptions,
     examples: Vec<String>,
     status: Status,
-    outcome: Outcome,
+    outcome: SearchOutcome,
 }
 
 impl View {
     async fn new(app: &App, pairs: Pairs) -> Self {
         let collections: Vec<String> = app.searcher.collections();
-        let asked = Asked::from_pairs(pairs.map(|Query(pairs)| pairs).unwrap_or_default(), &collections);
-        let offered = app.searcher.offered(&asked.collection);
-        let outcome = match asked.to_query() {
-            None => Outcome::NothingAsked,
-            Some(Err(problem)) => Outcome::Failed(problem),
+        let page_query = PageQuery::from_pairs(pairs.map(|Query(pairs)| pairs).unwrap_or_default(), &collections);
+        let options = app.searcher.options(&page_query.collection);
+        let outcome = match page_query.to_query() {
+            None => SearchOutcome::NothingAsked,
+            Some(Err(problem)) => SearchOutcome::Failed(problem),
             Some(Ok(query)) => {
                 // People look for rows; a row that fills the page with its chunks would hide the others.
-                let query = SearchQuery { by_row: offered.is_chunked, ..query };
-                app.searcher.search(&query).await.map_or_else(Outcome::Failed, Outcome::Found)
+                let query = SearchQuery { by_row: options.is_chunked, ..query };
+                app.searcher.search(&query).await.map_or_else(SearchOutcome::Failed, SearchOutcome::Found)
             }
         };
         let status = app.status.borrow().clone();
-        Self { asked, collections, offered, examples: app.examples.clone(), status, outcome }
+        Self { page_query, collections, options, examples: app.examples.clone(), status, outcome }
     }
 
     fn respond(&self, markup: Markup) -> Response {
         let status = match &self.outcome {
-            Outcome::Failed(problem) => problem.status(),
-            Outcome::NothingAsked | Outcome::Found(_) => StatusCode::OK,
+            SearchOutcome::Failed(problem) => problem.status(),
+            SearchOutcome::NothingAsked | SearchOutcome::Found(_) => StatusCode::OK,
         };
         (status, markup).into_response()
     }
@@ -109,5 +109,5 @@ async fn results_fragment(State(app): State<Arc<App>>, pairs: Pairs) -> Response
 /// Answers `GET /ui/status` with the parts of the page that follow the pipeline.
 async fn status_fragment(State(app): State<Arc<App>>) -> Markup {
     let status = app.status.borrow().clone();
-    pulse::render(&status)
+    pipeline_state::render(&status)
 }

@@ -3,19 +3,19 @@
 use maud::{Markup, html};
 use walvec_pipeline::observe::status::{CollectionStatus, Phase};
 
-use super::{View, format, hit, pulse};
-use crate::http::problem::Problem;
-use crate::http::search::Found;
-use crate::words::Words;
+use super::{View, format, hit, pipeline_state};
+use crate::api::problem::ApiProblem;
+use crate::search::searcher::SearchResult;
+use crate::search::words::QueryWords;
 
 /// The outcome of a search.
-pub(super) enum Outcome {
+pub(super) enum SearchOutcome {
     /// The query box is empty.
     NothingAsked,
     /// The search ran.
-    Found(Found),
+    Found(SearchResult),
     /// The search failed.
-    Failed(Problem),
+    Failed(ApiProblem),
 }
 
 /// Renders the summary, which is announced to screen readers, and the results, which are not: they would be read at
@@ -25,10 +25,10 @@ pub(super) fn render(view: &View) -> Markup {
         p #summary role="status" { (summary(view)) }
         div #results {
             @match &view.outcome {
-                Outcome::NothingAsked => (welcome(view)),
-                Outcome::Failed(problem) => (failed(problem)),
-                Outcome::Found(found) if found.hits.is_empty() => (nothing_found(view, found.note)),
-                Outcome::Found(found) => (hits(view, found)),
+                SearchOutcome::NothingAsked => (welcome(view)),
+                SearchOutcome::Failed(problem) => (failed(problem)),
+                SearchOutcome::Found(found) if found.hits.is_empty() => (nothing_found(view, found.note)),
+                SearchOutcome::Found(found) => (hits(view, found)),
             }
         }
     }
@@ -38,20 +38,25 @@ fn summary(view: &View) -> Markup {
     html! {
         @match &view.outcome {
             // An error is announced by itself.
-            Outcome::NothingAsked | Outcome::Failed(_) => {}
-            Outcome::Found(found) => {
+            SearchOutcome::NothingAsked | SearchOutcome::Failed(_) => {}
+            SearchOutcome::Found(found) => {
                 (format::counted(found.hits.len() as u64, "hit")) " in "
                 (format::milliseconds(u64::try_from(found.took.as_millis()).unwrap_or(u64::MAX)))
-                @if let Some(lag) = pulse::noticeable_lag(&view.status) { ", as of " (format::milliseconds(lag)) " ago" }
+                @if let Some(lag) = pipeline_state::noticeable_lag(&view.status) { ", as of " (format::milliseconds(lag)) " ago" }
                 @if found.is_cut { ". The model reads only the beginning of so long a text" }
             }
         }
     }
 }
 
-fn hits(view: &View, found: &Found) -> Markup {
+fn hits(view: &View, found: &SearchResult) -> Markup {
     let scale = hit::Scale { mode: found.mode, best: found.hits.first().map_or(0.0, |best| best.score) };
-    let page = hit::Page { layout: found.layout, asked: &view.asked, words: Words::of(&view.asked.text), scale };
+    let page = hit::Page {
+        layout: found.layout,
+        page_query: &view.page_query,
+        words: QueryWords::of(&view.page_query.text),
+        scale,
+    };
     html! {
         ol.hits {
             @for (index, hit) in found.hits.iter().enumerate() { (hit::render(hit, index + 1, &page)) }
@@ -68,14 +73,14 @@ fn welcome(view: &View) -> Markup {
         div.state {
             h2 { "Say what you are looking for." }
             p {
-                "Rows of " strong { (status.map_or(view.asked.collection.as_str(), |status| &status.table)) }
+                "Rows of " strong { (status.map_or(view.page_query.collection.as_str(), |status| &status.table)) }
                 " are found by what they mean, not by the words they happen to use. A change in the database shows "
                 "here moments after its commit."
             }
             @if !view.examples.is_empty() {
                 p.lead { "For example" }
                 ul.examples {
-                    @for example in &view.examples { li { a href=(view.asked.link_to_text(example)) { (example) } } }
+                    @for example in &view.examples { li { a href=(view.page_query.link_to_text(example)) { (example) } } }
                 }
             }
         }
@@ -90,12 +95,12 @@ fn nothing_found(view: &View, note: Option<&str>) -> Markup {
             } @else if let Some(note) = note {
                 h2 { "No hits" }
                 p { (note) }
-            } @else if view.asked.filters.is_empty() {
+            } @else if view.page_query.filters.is_empty() {
                 h2 { "No hits" }
                 p { "The collection answered, and had nothing to offer." }
             } @else {
                 h2 { "No hits with these filters" }
-                p { a href=(view.asked.link_without_filters()) { "Search without filters" } }
+                p { a href=(view.page_query.link_without_filters()) { "Search without filters" } }
             }
         }
     }
@@ -106,7 +111,7 @@ fn empty(view: &View) -> Markup {
     let status = collection_status(view);
     let table = status.map_or("the table", |status| &status.table);
     html! {
-        h2 { "The collection " q { (view.asked.collection) } " is empty" }
+        h2 { "The collection " q { (view.page_query.collection) } " is empty" }
         p {
             @match view.status.phase {
                 Phase::Starting => { "walvec is still connecting; it has not begun to read " (table) "." }
@@ -127,7 +132,7 @@ fn empty(view: &View) -> Markup {
     }
 }
 
-fn failed(problem: &Problem) -> Markup {
+fn failed(problem: &ApiProblem) -> Markup {
     html! {
         div.state.failed role="alert" {
             h2 { (problem.title()) }
@@ -137,5 +142,5 @@ fn failed(problem: &Problem) -> Markup {
 }
 
 fn collection_status(view: &View) -> Option<&CollectionStatus> {
-    view.status.collections.iter().find(|status| status.collection == view.asked.collection)
+    view.status.collections.iter().find(|status| status.collection == view.page_query.collection)
 }

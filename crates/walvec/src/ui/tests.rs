@@ -9,14 +9,13 @@ use walvec_pipeline::observe::status::{CollectionStatus, Phase, Problem, Status}
 use walvec_sink::{Hit, Search};
 use walvec_transform::Layout;
 
-use super::asked::Asked;
 use super::hit::{self, Page, Scale};
-use crate::http::testkit::{
-    Memory, books, english, get, router, searchable, state, state_with, streaming, with_collections,
-};
-use crate::http::{AppState, Searchable};
-use crate::mode::Mode;
-use crate::words::Words;
+use super::page_query::PageQuery;
+use crate::http::AppState;
+use crate::search::mode::Mode;
+use crate::search::serving::Searchable;
+use crate::search::words::QueryWords;
+use crate::testkit::{Memory, books, english, get, router, searchable, state, state_with, streaming, with_collections};
 
 fn with_collection(collection: Memory) -> AppState {
     let collection: Arc<dyn Search> = Arc::new(collection);
@@ -144,9 +143,9 @@ async fn a_chunk_says_which_one_of_its_row_it_is() {
         let payload = json!({"name": "Moby-Dick", "chunk": "the white whale"}).as_object().cloned().unwrap();
         Hit { id: PointId::Num(1), score: 0.5, payload, provenance: Some(provenance) }
     };
-    let asked = Asked::from_pairs(vec![("q".to_owned(), "whale".to_owned())], &["books".to_owned()]);
+    let page_query = PageQuery::from_pairs(vec![("q".to_owned(), "whale".to_owned())], &["books".to_owned()]);
     let scale = Scale { mode: Mode::Dense, best: 0.5 };
-    let page = Page { layout: Layout::Flat, asked: &asked, words: Words::of("whale"), scale };
+    let page = Page { layout: Layout::Flat, page_query: &page_query, words: QueryWords::of("whale"), scale };
     let third = hit::render(&chunk(2, 5), 1, &page).into_string();
     assert!(third.contains("<dt>chunk</dt><dd>3 of 5</dd>"), "{third}");
     assert!(!hit::render(&chunk(0, 1), 1, &page).into_string().contains(" of "), "a row of one point has no chunks");

@@ -7,10 +7,10 @@ use walvec_capture::Source;
 use walvec_embed::{Embedder, Reads};
 use walvec_pipeline::{Lengths, PipelineError, lengths};
 
-use super::report::Report;
-use crate::app;
-use crate::cli::Failure;
+use super::report::CheckReport;
+use crate::assembly::transform;
 use crate::config::{CollectionConfig, Config, OnLong};
+use crate::failure::Failure;
 
 /// The code of texts that are too long.
 const E_EMBED_LONG: &str = "E_EMBED_LONG";
@@ -23,14 +23,14 @@ pub(super) async fn check(
     config: &Config,
     source: &Source,
     embedder: &Arc<dyn Embedder>,
-    report: &mut Report,
+    report: &mut CheckReport,
 ) -> Result<(), Failure> {
     // It is not known how much the model reads, or how it counts.
     let Some(reads) = embedder.reads() else { return Ok(()) };
     let tables = source.followed_tables().await.map_err(PipelineError::from)?;
     for collection in &config.collections {
         let Some(table) = tables.iter().find(|table| table.name == collection.table) else { continue };
-        let transform = Arc::new(app::transform(collection, app::counter(embedder))?);
+        let transform = Arc::new(transform::compile(collection, transform::token_counter(embedder))?);
         let found = lengths(source, table, &transform, embedder).await?;
         if found.long > 0 {
             let (message, remedy) = told(collection, reads, found);

@@ -9,9 +9,10 @@ use walvec_model::{Lsn, TableName};
 use walvec_pipeline::source::start::{Start, decide};
 use walvec_pipeline::{Before, PipelineError, Store, facts};
 
-use crate::cli::Failure;
+use crate::assembly::{self, broker, columns, digest};
 use crate::config::{CollectionConfig, Config, Stage};
-use crate::{app, broker, remembered};
+use crate::failure::Failure;
+use crate::reindex::state;
 
 /// What `walvec run` will do.
 #[derive(Debug, PartialEq, Eq)]
@@ -95,7 +96,7 @@ pub(super) async fn next(config: &Config, source: &Source, missing: Option<&str>
         None => config.sink.directory().to_owned(),
     };
     let (stored, baseline) = if directory.join("state.redb").exists() {
-        let _data_dir = app::lock(directory)?;
+        let _data_dir = assembly::lock(directory)?;
         let read = |store: Store| Ok((store.checkpoint()?, store.baseline()?));
         Store::open(directory).and_then(read).map_err(PipelineError::from)?
     } else {
@@ -105,8 +106,8 @@ pub(super) async fn next(config: &Config, source: &Source, missing: Option<&str>
     let collections = stored.as_ref().map(|checkpoint| checkpoint.collections.clone()).unwrap_or_default();
     let before = Before { checkpoint: stored.as_ref(), baseline: baseline.as_ref() };
     let digest = match &config.broker {
-        Some(broker) => broker::digest(config, &broker.kafka),
-        None => app::config_digests(config),
+        Some(broker) => broker::topics_digest(config, &broker.kafka),
+        None => digest::config_digests(config),
     };
     let followed = source.followed_tables().await.map_err(PipelineError::from)?;
     let facts = facts(source, &config.source.slot, &digest, &followed, collections, before).await?;
@@ -134,17 +135,18 @@ pub(super) async fn next(config: &Config, source: &Source, missing: Option<&str>
 
 /// Determines what a running walvec would have to do with this configuration.
 pub(super) fn while_running(config: &Config) -> Next {
-    let served = remembered::served(config);
+    let served = state::served(config);
     // Among the columns that are indexed as numbers, the index changes the stored form of numerics only.
-    let columns = remembered::columns(config);
+    let columns = columns::load(config);
     let is_numeric = |(table, field): &(TableName, String)| {
         let of_table = config.collections.iter().filter(|collection| collection.table == *table);
         let mut columns = of_table.filter_map(|collection| columns.get(&collection.name)).flatten();
         columns.any(|(name, ty)| name == field && ty.is_numeric())
     };
-    let numbers = |config: &Config| -> Vec<_> { app::stored_numbers(config).into_iter().filter(is_numeric).collect() };
+    let numbers =
+        |config: &Config| -> Vec<_> { digest::stored_numbers(config).into_iter().filter(is_numeric).collect() };
     let differs = |served: &Config| {
-        app::config_digest(served) != app::config_digest(config) || numbers(served) != numbers(config)
+        digest::config_digest(served) != digest::config_digest(config) || numbers(served) != numbers(config)
     };
     let is_other = served.as_ref().is_some_and(differs);
     match changed(config).filter(|_| is_other) {
@@ -160,7 +162,7 @@ fn tables(config: &Config) -> usize {
 /// Says why the digest of the configuration and of the tables' columns changed; `None` if the served configuration is
 /// not known.
 fn changed(config: &Config) -> Option<String> {
-    let served = remembered::served(config)?;
+    let served = state::served(config)?;
     let names = |config: &Config| -> Vec<String> {
         config.collections.iter().map(|collection| collection.name.clone()).collect()
     };
@@ -212,7 +214,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let before = config(directory.path(), "[name]");
         assert_eq!(while_running(&before), Next::Runs, "in its first snapshot");
-        remembered::store(&before).unwrap();
+        state::store_served(&before).unwrap();
         assert_eq!(while_running(&before), Next::Runs);
         let why = "payload of books changed".to_owned();
         assert_eq!(while_running(&config(directory.path(), "[name, year]")), Next::RunsOtherwise { tables: 1, why });

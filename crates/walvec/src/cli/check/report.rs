@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 use walvec_capture::{Finding, Remedy, Script, Severity};
 
 use super::next::Next;
+use crate::assembly::collection::E_FINGERPRINT;
 use crate::cli::{Failure, output};
-use crate::collection::E_FINGERPRINT;
 
 /// The results of the checks.
 #[derive(Default)]
-pub(super) struct Report {
-    outcomes: Vec<Outcome>,
+pub(super) struct CheckReport {
+    outcomes: Vec<CheckResult>,
     /// Statements that fix some of the problems.
     script: Option<Script>,
     /// What `run` will do, if that was determined.
@@ -20,7 +20,7 @@ pub(super) struct Report {
 }
 
 /// One thing that was checked.
-struct Outcome {
+struct CheckResult {
     subject: String,
     /// `ok`, `warning` or `error`.
     result: &'static str,
@@ -29,7 +29,7 @@ struct Outcome {
     is_in_script: bool,
 }
 
-impl Report {
+impl CheckReport {
     pub(super) fn ok(&mut self, subject: impl Into<String>, detail: impl Into<Value>) {
         self.add(subject.into(), "ok", detail.into());
     }
@@ -58,7 +58,7 @@ impl Report {
             Severity::Warning => "warning",
         };
         let is_in_script = result == "error" && matches!(finding.remedy, Remedy::Statements(_));
-        self.outcomes.push(Outcome { subject: subject.to_owned(), result, detail, is_in_script });
+        self.outcomes.push(CheckResult { subject: subject.to_owned(), result, detail, is_in_script });
     }
 
     pub(super) fn statements(&mut self, script: Option<Script>) {
@@ -75,7 +75,7 @@ impl Report {
     }
 
     fn add(&mut self, subject: String, result: &'static str, detail: Value) {
-        self.outcomes.push(Outcome { subject, result, detail, is_in_script: false });
+        self.outcomes.push(CheckResult { subject, result, detail, is_in_script: false });
     }
 
     /// Prints the report. The exit code is 1 if `run` would stop.
@@ -115,7 +115,7 @@ impl Report {
 
     /// Says what `run` would do.
     fn conclusion(&self) -> String {
-        let code = |outcome: &&Outcome| outcome.detail.get("code").and_then(Value::as_str) == Some(E_FINGERPRINT);
+        let code = |outcome: &&CheckResult| outcome.detail.get("code").and_then(Value::as_str) == Some(E_FINGERPRINT);
         let stale: Vec<&str> = self.outcomes.iter().filter(code).map(|outcome| outcome.subject.as_str()).collect();
         match (self.errors(), &self.next) {
             (0, Some(next)) => next.to_string(),
@@ -129,7 +129,7 @@ impl Report {
     }
 }
 
-impl Outcome {
+impl CheckResult {
     fn to_text(&self) -> String {
         let Self { subject, result, detail, is_in_script } = self;
         let text = |field| detail.get(field).and_then(Value::as_str);
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn statements_are_shown_once_and_together() {
-        let mut report = Report::default();
+        let mut report = CheckReport::default();
         report.finding("PostgreSQL", &missing_right());
         report.statements(Some(script()));
         let text = report.to_text();
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_stale_collection_leads_to_reindex() {
-        let mut report = Report::default();
+        let mut report = CheckReport::default();
         report.next(Next::Resume { at: walvec_model::Lsn(1) });
         assert!(report.conclusion().contains("goes on"));
         report.error("collection books", &Failure::definite(E_FINGERPRINT, "other text"));

@@ -10,10 +10,11 @@ use walvec_pipeline::{PipelineError, check_columns};
 
 use super::lengths;
 use super::next::{next, while_running};
-use super::report::Report;
-use crate::app;
-use crate::cli::Failure;
+use super::report::CheckReport;
+use crate::assembly::source::source_config;
+use crate::assembly::transform;
 use crate::config::{CollectionConfig, Config};
+use crate::failure::Failure;
 
 const SUBJECT: &str = "PostgreSQL";
 
@@ -22,10 +23,10 @@ pub(super) async fn check(
     is_running: bool,
     missing: Option<&str>,
     embedder: Option<&Arc<dyn Embedder>>,
-    report: &mut Report,
+    report: &mut CheckReport,
 ) {
     let errors = report.errors();
-    if let Err(failure) = look(config, is_running, missing, embedder, report).await {
+    if let Err(failure) = inspect(config, is_running, missing, embedder, report).await {
         report.error(SUBJECT, &failure);
     }
     if is_running && report.errors() == errors {
@@ -33,14 +34,14 @@ pub(super) async fn check(
     }
 }
 
-async fn look(
+async fn inspect(
     config: &Config,
     is_running: bool,
     missing: Option<&str>,
     embedder: Option<&Arc<dyn Embedder>>,
-    report: &mut Report,
+    report: &mut CheckReport,
 ) -> Result<(), Failure> {
-    let source = Source::connect(app::source_config(config)).await.map_err(PipelineError::from)?;
+    let source = Source::connect(source_config(config)).await.map_err(PipelineError::from)?;
     let server = source.server();
     report.ok(SUBJECT, format!("version {}, database {}", server.version_num / 10_000, server.database));
     let errors = report.errors();
@@ -72,11 +73,11 @@ async fn look(
 }
 
 /// Checks the templates against the columns of the tables.
-async fn tables(config: &Config, source: &Source, report: &mut Report) -> Result<(), Failure> {
+async fn tables(config: &Config, source: &Source, report: &mut CheckReport) -> Result<(), Failure> {
     let tables = source.followed_tables().await.map_err(PipelineError::from)?;
     for collection in &config.collections {
         let Some(table) = tables.iter().find(|table| table.name == collection.table) else { continue };
-        let checked = match app::transform(collection, Arc::new(str::len)) {
+        let checked = match transform::compile(collection, Arc::new(str::len)) {
             Ok(transform) => {
                 let checked = check_columns(source, &collection.name, &transform, table, &tables).await;
                 checked.map_err(Failure::from).map(|()| format!("{} columns", table.columns.len()))
@@ -94,11 +95,11 @@ async fn tables(config: &Config, source: &Source, report: &mut Report) -> Result
 }
 
 /// Renders one row, as `run` would. A failure is only a warning, because other rows may be fine.
-async fn sample(collection: &CollectionConfig, source: &Source, report: &mut Report) {
+async fn sample(collection: &CollectionConfig, source: &Source, report: &mut CheckReport) {
     // Chunking cannot fail on a row that renders, and would need a model.
     let whole = CollectionConfig { chunk: None, ..collection.clone() };
     let (Ok(transform), Ok(Some((table, row)))) =
-        (app::transform(&whole, Arc::new(str::len)), source.first_row(&collection.table).await)
+        (transform::compile(&whole, Arc::new(str::len)), source.first_row(&collection.table).await)
     else {
         return;
     };

@@ -52,5 +52,5 @@ fn columns(hits: &[Value], collection: &CollectionConfig) -> Vec<String> {
 
 /// Formats the score of a hit for people.
 fn score(hit: &Value) -> String {
-    crate::score::shown(hit.get("score").and_then(Value::as_f64).unwrap_or_default())
+    crate::api::score::shown(hit.get("score").and_then(Value::as_f64).unwrap_or_default())
 }

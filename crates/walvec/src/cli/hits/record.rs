@@ -3,12 +3,12 @@
 use serde_json::Value;
 use walvec_transform::printed_names;
 
-use super::snippet::Text;
+use super::snippet::SnippetSource;
 use super::wrap::{cut, fill, on_one_line, width};
 use super::{columns, score, stored};
 use crate::cli::output::Screen;
 use crate::config::CollectionConfig;
-use crate::words::{Words, is_prose};
+use crate::search::words::{QueryWords, is_prose};
 
 /// The separator between facts.
 const BETWEEN: &str = " · ";
@@ -21,18 +21,19 @@ pub(crate) fn records(hits: &[Value], collection: &CollectionConfig, query: &str
     if hits.is_empty() {
         return "No hits.".to_owned();
     }
-    let printer = Printer { screen, words: Words::of(query), indent: format!("{}. ", hits.len()).len() };
+    let printer = Printer { screen, words: QueryWords::of(query), indent: format!("{}. ", hits.len()).len() };
     let columns = columns(hits, collection);
-    let records = hits.iter().zip(1..).map(|(hit, rank)| printer.print(&Record::of(hit, collection, &columns), rank));
+    let records =
+        hits.iter().zip(1..).map(|(hit, rank)| printer.print(&HitRecord::of(hit, collection, &columns), rank));
     records.collect::<Vec<_>>().join("\n\n")
 }
 
 /// The parts of a hit that can be shown.
-struct Record<'a> {
+struct HitRecord<'a> {
     score: String,
     /// The point's id.
     id: String,
-    fields: Vec<Field<'a>>,
+    fields: Vec<ShownField<'a>>,
     /// The field that is the title.
     title: Option<&'a str>,
     /// The chunk that the point is for, where rows are cut into chunks.
@@ -40,21 +41,21 @@ struct Record<'a> {
 }
 
 /// A field with a value.
-struct Field<'a> {
+struct ShownField<'a> {
     name: &'a str,
     /// The value on one line.
     text: String,
     is_prose: bool,
 }
 
-impl<'a> Record<'a> {
+impl<'a> HitRecord<'a> {
     fn of(hit: &'a Value, collection: &CollectionConfig, columns: &[String]) -> Self {
         let mut stored = stored(hit, collection);
         stored.sort_by_key(|(name, _)| columns.iter().position(|column| column == name));
         let title = title(&stored, collection);
         let chunk = chunk(hit, collection);
         let fields = stored.into_iter().filter(|(name, _)| Some(*name) != collection.chunk_field());
-        let fields = fields.map(|(name, value)| Field {
+        let fields = fields.map(|(name, value)| ShownField {
             name,
             text: plain(value),
             is_prose: value.as_str().is_some_and(is_prose),
@@ -74,8 +75,8 @@ impl<'a> Record<'a> {
 
     /// Returns the facts: the fields that are neither the title nor the snippet.
     fn facts(&self, snippet: Option<&str>) -> Vec<String> {
-        let told = |field: &&Field<'_>| Some(field.name) != self.title && Some(field.name) != snippet;
-        let fact = |field: &Field<'_>| format!("{}: {}", on_one_line(field.name), cut(&field.text, MAX_FACT));
+        let told = |field: &&ShownField<'_>| Some(field.name) != self.title && Some(field.name) != snippet;
+        let fact = |field: &ShownField<'_>| format!("{}: {}", on_one_line(field.name), cut(&field.text, MAX_FACT));
         let mut facts: Vec<String> = self.fields.iter().filter(told).map(fact).collect();
         // A table's `id` is usually the point's id too.
         if self.text_of("id") != Some(self.id.as_str()) {
@@ -121,13 +122,13 @@ fn plain(value: &Value) -> String {
 struct Printer {
     screen: Screen,
     /// The words of the query.
-    words: Words,
+    words: QueryWords,
     /// The width of the rank, by which all lines but the first are indented.
     indent: usize,
 }
 
 impl Printer {
-    fn print(&self, record: &Record<'_>, rank: usize) -> String {
+    fn print(&self, record: &HitRecord<'_>, rank: usize) -> String {
         let columns = self.screen.columns.saturating_sub(self.indent);
         let whole = match record.title.and_then(|name| record.text_of(name)) {
             Some(title) => title.to_owned(),
@@ -141,7 +142,7 @@ impl Printer {
 
         let is_cut = title != whole;
         let (name, snippet) = self.snippet(record, is_cut);
-        let snippet = snippet.map(|text| Text::new(text, &self.words).lines(columns)).unwrap_or_default();
+        let snippet = snippet.map(|text| SnippetSource::new(text, &self.words).lines(columns)).unwrap_or_default();
         let indent = " ".repeat(self.indent);
         lines.extend(snippet.iter().map(|line| format!("{indent}{}", self.marked(line))));
         let facts = record.facts(name);
@@ -151,14 +152,14 @@ impl Printer {
     }
 
     /// Returns the text to show, and its field: the chunk's own text, else the prose with the most words of the query.
-    fn snippet<'a>(&self, record: &'a Record<'_>, is_title_cut: bool) -> (Option<&'a str>, Option<&'a str>) {
+    fn snippet<'a>(&self, record: &'a HitRecord<'_>, is_title_cut: bool) -> (Option<&'a str>, Option<&'a str>) {
         if let Some(chunk) = &record.chunk {
             return (None, Some(chunk));
         }
         let prose = record.fields.iter().filter(|field| field.is_prose);
         let prose = prose.filter(|field| is_title_cut || Some(field.name) != record.title);
         // `max_by_key` returns the last of equals, and the first one is wanted.
-        let best = prose.rev().max_by_key(|field| Text::new(&field.text, &self.words).matches());
+        let best = prose.rev().max_by_key(|field| SnippetSource::new(&field.text, &self.words).matches());
         (best.map(|field| field.name), best.map(|field| field.text.as_str()))
     }
 

@@ -1,7 +1,7 @@
 //! The part of a text that answers the query.
 
 use super::wrap::{MORE, cut, width};
-use crate::words::Words;
+use crate::search::words::QueryWords;
 
 /// The most lines of a snippet.
 const LINES: usize = 2;
@@ -10,15 +10,15 @@ const LINES: usize = 2;
 const LEAD: usize = 6;
 
 /// A text that may be shown as a snippet.
-pub(super) struct Text<'a> {
+pub(super) struct SnippetSource<'a> {
     words: Vec<&'a str>,
     /// For each word, whether it is a word of the query.
     of_query: Vec<bool>,
 }
 
-impl<'a> Text<'a> {
+impl<'a> SnippetSource<'a> {
     /// Prepares a text, which must be on one line.
-    pub(super) fn new(text: &'a str, query: &Words) -> Self {
+    pub(super) fn new(text: &'a str, query: &QueryWords) -> Self {
         let words: Vec<&str> = text.split(' ').collect();
         let of_query = words.iter().map(|word| query.runs(word).any(|(_, of_query)| of_query)).collect();
         Self { words, of_query }
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     fn lines(text: &str, query: &str, columns: usize) -> Vec<String> {
-        Text::new(text, &Words::of(query)).lines(columns)
+        SnippetSource::new(text, &QueryWords::of(query)).lines(columns)
     }
 
     #[test]

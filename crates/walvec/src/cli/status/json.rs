@@ -7,7 +7,7 @@ use walvec_pipeline::observe::status::{BrokerStatus, CollectionStatus, LATEST_DE
 use super::Process;
 use super::stopped::Stopped;
 use crate::config::{CollectionConfig, Config};
-use crate::last_run::LastRun;
+use crate::daemon::last_run::LastRun;
 
 /// Returns the status of the one process without a broker, and of all processes by name with one.
 pub(super) fn of_all(config: &Config, processes: &[(String, Process)]) -> Value {
@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
     use crate::cli::hits::testkit::config;
-    use crate::http::testkit::streaming;
+    use crate::testkit::streaming;
 
     fn keys(value: &Value) -> Vec<&String> {
         value.as_object().unwrap().keys().collect()

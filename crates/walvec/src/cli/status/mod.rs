@@ -14,8 +14,8 @@ use clap::Args;
 use serde_json::Value;
 
 use self::stopped::Stopped;
-use super::running::{self, Running};
 use super::{ConfigArgs, Failure, output};
+use crate::client::{self, Client};
 use crate::config::{Config, Stage};
 
 /// The stages that a configuration can have on this machine.
@@ -60,11 +60,11 @@ pub(crate) async fn execute(args: StatusArgs) -> Result<ExitCode, Failure> {
 /// Finds the processes of this machine: one without a broker; with a broker, all that run or have run.
 async fn processes(config: &Config) -> Result<Vec<(String, Process)>, Failure> {
     let mut running = Vec::new();
-    for (name, process) in Running::all(config, &STAGES).await {
+    for (name, process) in Client::all(config, &STAGES).await {
         running.push((name, process.get("/api/v1/status", &[]).await?));
     }
     let mut processes = Vec::new();
-    for (name, directory) in running::directories(config, &STAGES) {
+    for (name, directory) in client::directories(config, &STAGES) {
         let found = running.iter().position(|(other, _)| *other == name);
         let process = match found {
             Some(at) => Process::Running(running.swap_remove(at).1),

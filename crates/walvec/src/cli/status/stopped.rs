@@ -8,10 +8,10 @@ use walvec_pipeline::state::dead_letters::DeadLetterStore as _;
 use walvec_pipeline::state::records::{Checkpoint, SnapshotState};
 use walvec_pipeline::{PipelineError, Store};
 
-use crate::app;
-use crate::cli::Failure;
+use crate::assembly;
 use crate::config::Config;
-use crate::last_run::LastRun;
+use crate::daemon::last_run::LastRun;
+use crate::failure::Failure;
 
 /// A walvec that does not run.
 pub(super) struct Stopped {
@@ -33,7 +33,7 @@ impl Stopped {
         if !has_state && stopped.last_run.is_none() {
             return Ok(stopped);
         }
-        let _data_dir = app::lock(&stopped.directory)?;
+        let _data_dir = assembly::lock(&stopped.directory)?;
         if !has_state {
             return Ok(stopped);
         }

@@ -14,7 +14,7 @@ use super::Process;
 use super::stopped::Stopped;
 use crate::cli::{Failure, output};
 use crate::config::Config;
-use crate::last_run::{Ended, LastRun};
+use crate::daemon::last_run::{LastRun, RunEnd};
 
 /// The number of points without an index that are left so: comparing fewer takes about a
 /// millisecond.
@@ -205,10 +205,10 @@ fn ending(last_run: Option<&LastRun>) -> String {
         Some(LastRun { began, ended: None }) => {
             format!("Not running. The run of {began} ended without a word: it was killed, or it crashed.")
         }
-        Some(LastRun { ended: Some(Ended { at, error: None }), .. }) => {
+        Some(LastRun { ended: Some(RunEnd { at, error: None }), .. }) => {
             format!("Not running since {at}: it was asked to stop.")
         }
-        Some(LastRun { ended: Some(Ended { at, error: Some(error) }), .. }) => {
+        Some(LastRun { ended: Some(RunEnd { at, error: Some(error) }), .. }) => {
             let remedy = error.remedy.as_ref().map(|remedy| format!("\n   help: {remedy}")).unwrap_or_default();
             format!("Not running since {at}: it stopped with {}.\n  error: {}{remedy}", error.code, error.message)
         }
@@ -236,7 +236,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::http::testkit::streaming;
+    use crate::testkit::streaming;
 
     fn stopped(ended: Value) -> Stopped {
         let run = serde_json::from_value(json!({"began": "2026-11-20T20:49:03Z", "ended": ended})).unwrap();

@@ -1,10 +1,10 @@
 //! `walvec verify`: compares the collections with their tables, and mends them on request.
 //!
-//! - [`outside`]: the running walvec and the stored points, for the comparison
+//! - [`running`]: the running walvec and the stored points, for the comparison
 //! - [`through_broker`]: the workers that fill the collections through a broker, for the comparison
 //! - [`show`]: the report, and the progress before it
 
-mod outside;
+mod running;
 mod show;
 mod through_broker;
 
@@ -20,13 +20,14 @@ use walvec_pipeline::observe::status::{SetAside, Status};
 use walvec_transform::Chunker;
 use walvec_verify::{Chunks, CollectionSpec, Fractions, Job, Keywords, Mended, Points, Report, Sample, VerifyError};
 
-use self::outside::{Followed, Stored};
-use self::show::Progress;
+use self::running::{RunningWalvec, StoredPoints};
+use self::show::ComparisonProgress;
 use self::through_broker::Workers;
-use super::running::Running;
 use super::{ConfigArgs, Failure, output};
-use crate::app;
-use crate::collection::{E_FINGERPRINT, Opened};
+use crate::assembly::collection::{E_FINGERPRINT, OpenCollection};
+use crate::assembly::source::source_config;
+use crate::assembly::{self, transform};
+use crate::client::Client;
 use crate::config::{ChunkSettings, CollectionConfig, Config, Stage};
 
 /// Compare every point with its row, while everything runs; with --repair, mend what differs.
@@ -64,12 +65,12 @@ pub(crate) struct VerifyArgs {
 }
 
 /// The result for a collection, and that of its repair.
-struct Outcome {
+struct VerifyOutcome {
     report: Report,
     mended: Option<Mended>,
 }
 
-impl Outcome {
+impl VerifyOutcome {
     /// Returns the number of mismatches that remain.
     fn left(&self) -> u64 {
         self.mended.as_ref().map_or_else(|| self.report.mismatches(), |mended| mended.left)
@@ -95,7 +96,7 @@ pub(crate) async fn execute(args: VerifyArgs) -> Result<ExitCode, Failure> {
     let running = match (&config.broker, &config.sink.qdrant) {
         // The points of a server are read directly, and a group of workers has no member that could answer for all.
         (Some(_), Some(_)) => None,
-        _ => Some(Running::needed(&config, &[Stage::Index, Stage::Sink], why).await?),
+        _ => Some(Client::needed(&config, &[Stage::Index, Stage::Sink], why).await?),
     };
     let workers = match &config.broker {
         Some(broker) => Some(Workers::find(&config, &broker.kafka).await?),
@@ -103,10 +104,10 @@ pub(crate) async fn execute(args: VerifyArgs) -> Result<ExitCode, Failure> {
     };
     let followed: Box<dyn walvec_verify::Running> = match (workers, &running) {
         (Some(workers), _) => Box::new(workers),
-        (None, Some(running)) => Box::new(Followed(running)),
+        (None, Some(running)) => Box::new(RunningWalvec(running)),
         (None, None) => return Err(Failure::definite("E_NOT_RUNNING", "nothing runs")),
     };
-    let embedder = app::load_embedder(&config).await?;
+    let embedder = assembly::load_embedder(&config).await?;
     let seed = args.seed.unwrap_or_else(|| Uuid::new_v4().as_u64_pair().0 >> 32);
     let aside = match &running {
         Some(running) => set_aside(running).await?,
@@ -125,14 +126,14 @@ pub(crate) async fn execute(args: VerifyArgs) -> Result<ExitCode, Failure> {
             skipped += 1;
             continue;
         }
-        let work = Work {
+        let comparison = CollectionComparison {
             config: &config,
             collection,
             running: running.as_ref(),
             followed: followed.as_ref(),
             embedder: &embedder,
         };
-        outcomes.push(work.compare(&args, seed).await?);
+        outcomes.push(comparison.compare(&args, seed).await?);
     }
     let left = skipped + outcomes.iter().map(|outcome| outcome.left() + outcome.parked()).sum::<u64>();
     if args.json {
@@ -144,7 +145,7 @@ pub(crate) async fn execute(args: VerifyArgs) -> Result<ExitCode, Failure> {
 }
 
 /// Returns the collections whose tables are not followed, and why.
-async fn set_aside(running: &Running) -> Result<Vec<(String, SetAside)>, Failure> {
+async fn set_aside(running: &Client) -> Result<Vec<(String, SetAside)>, Failure> {
     let status: Status = running.get("/api/v1/status", &[]).await?;
     Ok(status.collections.into_iter().filter_map(|found| Some((found.collection, found.set_aside?))).collect())
 }
@@ -164,7 +165,7 @@ fn chosen<'a>(config: &'a Config, name: Option<&str>) -> Result<Vec<&'a Collecti
 
 /// Returns how texts are cut. The comparison uses the same library and model for this: there is no second implementation.
 fn chunks(chunk: &ChunkSettings, embedder: &Arc<dyn Embedder>) -> Chunks {
-    let chunker = Chunker::new(chunk.spec(), app::counter(embedder));
+    let chunker = Chunker::new(chunk.spec(), transform::token_counter(embedder));
     let split = move |text: &str| {
         let pieces = chunker.split(text).map_err(|error| error.to_string())?;
         Ok(pieces.into_iter().map(str::to_owned).collect())
@@ -173,24 +174,24 @@ fn chunks(chunk: &ChunkSettings, embedder: &Arc<dyn Embedder>) -> Chunks {
 }
 
 /// The comparison of one collection.
-struct Work<'a> {
+struct CollectionComparison<'a> {
     config: &'a Config,
     collection: &'a CollectionConfig,
     /// The process that holds the points, if they are not on a server.
-    running: Option<&'a Running>,
+    running: Option<&'a Client>,
     /// The walvec or the workers that fill the collection.
     followed: &'a dyn walvec_verify::Running,
     embedder: &'a Arc<dyn Embedder>,
 }
 
-impl Work<'_> {
-    async fn compare(&self, args: &VerifyArgs, seed: u64) -> Result<Outcome, Failure> {
+impl CollectionComparison<'_> {
+    async fn compare(&self, args: &VerifyArgs, seed: u64) -> Result<VerifyOutcome, Failure> {
         let Self { config, collection, running, followed, embedder } = *self;
-        let fingerprint = app::fingerprint(embedder.as_ref(), collection);
-        let points = Stored::open(config, collection, running, embedder.info().dimension, &fingerprint).await?;
+        let fingerprint = transform::fingerprint(embedder.as_ref(), collection);
+        let points = StoredPoints::open(config, collection, running, embedder.info().dimension, &fingerprint).await?;
         let session = || async { walvec_capture::open_session(&config.source.url).await.map_err(PipelineError::from) };
         let (reader, asker) = (session().await?, session().await?);
-        let progress = Progress::new(collection, self.estimated_rows().await);
+        let progress = ComparisonProgress::new(collection, self.estimated_rows().await);
         let job = Job {
             spec: CollectionSpec {
                 collection: collection.name.clone(),
@@ -212,7 +213,7 @@ impl Work<'_> {
                     None => Fractions::Exact,
                 },
                 chunks: collection.chunk.as_ref().map(|chunk| chunks(chunk, embedder)),
-                keywords: app::keywords(collection)
+                keywords: transform::keywords(collection)
                     .map(|keywords| Keywords(Arc::new(move |text| keywords.document(text)))),
             },
             publication: &config.source.publication,
@@ -233,12 +234,12 @@ impl Work<'_> {
             true => Some(walvec_verify::repair(&job, &mut findings).await?),
             false => None,
         };
-        Ok(Outcome { report, mended })
+        Ok(VerifyOutcome { report, mended })
     }
 
     /// Returns the number of rows, if the server's statistics have it.
     async fn estimated_rows(&self) -> Option<u64> {
-        let source = Source::connect(app::source_config(self.config)).await.ok()?;
+        let source = Source::connect(source_config(self.config)).await.ok()?;
         let estimates = source.estimate_rows().await.ok()?;
         estimates.into_iter().find(|(table, _)| *table == self.collection.table).map(|(_, rows)| rows)
     }
@@ -246,8 +247,8 @@ impl Work<'_> {
     /// Adds what changed, if the collection records what it was made with.
     async fn explained(&self, error: VerifyError) -> Failure {
         let Self { config, collection, embedder, .. } = *self;
-        let fingerprint = app::fingerprint(embedder.as_ref(), collection);
-        match Opened::inspect(config, collection, embedder.info().dimension, &fingerprint).await {
+        let fingerprint = transform::fingerprint(embedder.as_ref(), collection);
+        match OpenCollection::inspect(config, collection, embedder.info().dimension, &fingerprint).await {
             Err(failure) if failure.code() == E_FINGERPRINT => failure,
             Ok(_) | Err(_) => error.into(),
         }

@@ -9,25 +9,26 @@ use serde_json::{Map, Value, json};
 use walvec_model::RowKey;
 use walvec_verify::{Difference, Mismatch, RepairState, Report, Sample, Sort, Stage};
 
-use super::Outcome;
+use super::VerifyOutcome;
 use crate::cli::output;
 use crate::config::CollectionConfig;
-use crate::progress::{Pace, TELL};
+use crate::terminal;
+use crate::terminal::progress::{Pace, REPORT_INTERVAL};
 
 /// The longest value in an example, in characters.
 const MAX_VALUE: usize = 60;
 
 /// Shows the progress of a comparison: a line that changes on a terminal, a new line now and then
 /// elsewhere.
-pub(super) struct Progress {
+pub(super) struct ComparisonProgress {
     collection: String,
     bar: Option<ProgressBar>,
-    seen: Mutex<Seen>,
+    state: Mutex<DisplayState>,
 }
 
 /// The state of a progress display.
-struct Seen {
-    told: Instant,
+struct DisplayState {
+    shown_at: Instant,
     /// How many rows the table has by the server's statistics.
     rows: Option<u64>,
     /// Whether every row is one point, so that the number of points follows from that of the rows.
@@ -37,11 +38,11 @@ struct Seen {
     comparing: Option<Pace>,
 }
 
-impl Progress {
+impl ComparisonProgress {
     /// Starts to show progress. `rows`: how many rows the table has, if that is known.
     pub(super) fn new(collection: &CollectionConfig, rows: Option<u64>) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = output::bars().add(ProgressBar::new_spinner());
+            let bar = terminal::bars().add(ProgressBar::new_spinner());
             if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg}  {elapsed}") {
                 bar.set_style(style);
             }
@@ -49,24 +50,24 @@ impl Progress {
         });
         let now = Instant::now();
         let is_point_a_row = collection.chunk.is_none();
-        let seen = Seen { told: now, rows, is_point_a_row, reading: Pace::begin(now), comparing: None };
-        Self { collection: collection.name.clone(), bar, seen: Mutex::new(seen) }
+        let state = DisplayState { shown_at: now, rows, is_point_a_row, reading: Pace::begin(now), comparing: None };
+        Self { collection: collection.name.clone(), bar, state: Mutex::new(state) }
     }
 
     pub(super) fn show(&self, stage: &Stage) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = format!("{}: {}", self.collection, seen.describe(stage));
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = format!("{}: {}", self.collection, state.describe(stage));
         if let Some(bar) = &self.bar {
             bar.set_message(text);
             bar.tick();
-        } else if seen.told.elapsed() >= TELL {
-            seen.told = Instant::now();
+        } else if state.shown_at.elapsed() >= REPORT_INTERVAL {
+            state.shown_at = Instant::now();
             output::note(&text);
         }
     }
 }
 
-impl Drop for Progress {
+impl Drop for ComparisonProgress {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -74,7 +75,7 @@ impl Drop for Progress {
     }
 }
 
-impl Seen {
+impl DisplayState {
     /// Describes what is going on, with the rate and the remaining time while rows are read and
     /// compared.
     fn describe(&mut self, stage: &Stage) -> String {
@@ -90,10 +91,10 @@ impl Seen {
                     "waiting for {points} points that the server holds back until they are indexed (prevent_unoptimized)"
                 )
             }
-            Stage::Reading(rows) => format!("reading: {}", self.reading.reach(now, *rows, self.rows)),
+            Stage::Reading(rows) => format!("reading: {}", self.reading.record(now, *rows, self.rows)),
             Stage::Comparing { points, rows } => {
                 let of = self.is_point_a_row.then_some(*rows);
-                let reached = self.comparing.get_or_insert_with(|| Pace::begin(now)).reach(now, *points, of);
+                let reached = self.comparing.get_or_insert_with(|| Pace::begin(now)).record(now, *points, of);
                 format!("{points} points compared with {rows} rows{}", reached.pace("points"))
             }
             Stage::Rechecking(suspects) => format!("{suspects} differences are looked at again"),
@@ -111,7 +112,7 @@ impl Seen {
 }
 
 /// Returns the report as JSON.
-pub(super) fn json(outcomes: &[Outcome], sample: Sample, seed: u64) -> Value {
+pub(super) fn json(outcomes: &[VerifyOutcome], sample: Sample, seed: u64) -> Value {
     let mut all = Map::new();
     let collections: Vec<Value> = outcomes.iter().map(collection_as_json).collect();
     for outcome in outcomes {
@@ -131,7 +132,7 @@ pub(super) fn json(outcomes: &[Outcome], sample: Sample, seed: u64) -> Value {
 }
 
 /// Returns the counts, which can be added up.
-fn counts(outcome: &Outcome) -> Map<String, Value> {
+fn counts(outcome: &VerifyOutcome) -> Map<String, Value> {
     let mut counts = outcome.report.counts_as_json();
     if let Some(mended) = &outcome.mended {
         counts.insert("mended".to_owned(), mended.mended.into());
@@ -141,8 +142,8 @@ fn counts(outcome: &Outcome) -> Map<String, Value> {
     counts
 }
 
-fn collection_as_json(outcome: &Outcome) -> Value {
-    let Outcome { report, mended } = outcome;
+fn collection_as_json(outcome: &VerifyOutcome) -> Value {
+    let VerifyOutcome { report, mended } = outcome;
     let parked = report.parked_examples.iter();
     let parked = parked.map(|row| json!({"key": row.key, "code": row.code, "reason": row.reason}));
     let mut object = Map::from_iter([
@@ -159,7 +160,7 @@ fn collection_as_json(outcome: &Outcome) -> Value {
 }
 
 /// Returns the report as text.
-pub(super) fn text(outcomes: &[Outcome], sample: Sample, seed: u64) -> String {
+pub(super) fn text(outcomes: &[VerifyOutcome], sample: Sample, seed: u64) -> String {
     let mut table = output::table(&[
         "collection",
         "table",
@@ -173,7 +174,7 @@ pub(super) fn text(outcomes: &[Outcome], sample: Sample, seed: u64) -> String {
         "parked",
         "unsettled",
     ]);
-    for Outcome { report, .. } in outcomes {
+    for VerifyOutcome { report, .. } in outcomes {
         let mut row = vec![report.collection.clone(), report.table.to_string()];
         row.extend([report.rows, report.points].map(|count| count.to_string()));
         row.extend(Sort::ALL.map(|sort| report.count(sort).to_string()));
@@ -182,7 +183,7 @@ pub(super) fn text(outcomes: &[Outcome], sample: Sample, seed: u64) -> String {
     }
     let mut lines = vec![table.to_string()];
     lines.extend(outcomes.iter().flat_map(|outcome| details(&outcome.report)));
-    for Outcome { report, mended } in outcomes {
+    for VerifyOutcome { report, mended } in outcomes {
         let Some(mended) = mended else { continue };
         lines.push(format!(
             "{}: {} mismatches found, {} mended, {} parked, {} left, {} unsettled.",
@@ -260,17 +261,17 @@ fn value(value: &Value) -> String {
     text.chars().take(MAX_VALUE - 1).chain(['…']).collect()
 }
 
-fn conclusion(outcomes: &[Outcome], sample: Sample, seed: u64) -> String {
-    let sum = |count: fn(&Outcome) -> u64| outcomes.iter().map(count).sum::<u64>();
+fn conclusion(outcomes: &[VerifyOutcome], sample: Sample, seed: u64) -> String {
+    let sum = |count: fn(&VerifyOutcome) -> u64| outcomes.iter().map(count).sum::<u64>();
     let (points, sampled) = (sum(|outcome| outcome.report.points), sum(|outcome| outcome.report.sampled));
-    let (left, unsettled) = (sum(Outcome::left), sum(|outcome| outcome.report.unsettled));
+    let (left, unsettled) = (sum(VerifyOutcome::left), sum(|outcome| outcome.report.unsettled));
     let hint = if sample == Sample::All { "" } else { "; --sample all checks every one" };
     let vectors = format!("Vectors: {sampled} of {points} points compared with their texts (seed {seed}{hint}).");
     let moving = match unsettled {
         0 => String::new(),
         rows => format!(" {rows} rows changed whenever they were looked at; nothing is known about those."),
     };
-    let parked = match sum(Outcome::parked) {
+    let parked = match sum(VerifyOutcome::parked) {
         0 => String::new(),
         rows => format!(" {rows} rows could not be processed and are parked: walvec dead-letters list"),
     };

@@ -18,13 +18,13 @@ use walvec_pipeline::state::dead_letters::DeadLetterStore;
 use walvec_pipeline::state::dead_letters_topic::DeadLettersTopic;
 use walvec_verify::{Applied, BoxFuture, Parked, ParkedPage, RepairPortion, RepairState, VerifyError};
 
-use crate::app;
-use crate::broker::Broker;
-use crate::cli::Failure;
+use crate::assembly::broker::Broker;
+use crate::assembly::source::source_config;
 use crate::config::{Config, KafkaSettings, Stage};
+use crate::failure::Failure;
 
 /// The most positions that are remembered while the groups have not passed them.
-const MOMENTS: usize = 64;
+const MAX_PENDING: usize = 64;
 
 /// The workers that fill the collections.
 pub(super) struct Workers {
@@ -33,7 +33,7 @@ pub(super) struct Workers {
     /// The groups that a change passes, in order.
     groups: Vec<Group>,
     letters: Arc<DeadLettersTopic>,
-    moments: Mutex<VecDeque<Moment>>,
+    pending: Mutex<VecDeque<PendingPosition>>,
     reached: Mutex<Lsn>,
 }
 
@@ -44,24 +44,24 @@ struct Group {
 }
 
 /// The progress of a group: its next offset in each partition, and the partition's end.
-struct Position {
+struct GroupProgress {
     partitions: Vec<(i64, i64)>,
 }
 
 impl Group {
-    async fn position(&self, connection: &Connection) -> Result<Position, PipelineError> {
+    async fn progress(&self, connection: &Connection) -> Result<GroupProgress, PipelineError> {
         let committed = lookup::committed(connection, &self.name, &self.topics).await?;
-        Ok(Position { partitions: committed.into_iter().map(|(_, next, end)| (next, end)).collect() })
+        Ok(GroupProgress { partitions: committed.into_iter().map(|(_, next, end)| (next, end)).collect() })
     }
 }
 
-impl Position {
+impl GroupProgress {
     fn has_begun(&self) -> bool {
-        self.come_to() > 0
+        self.records_passed() > 0
     }
 
     /// Returns the sum of the committed offsets: about how many records the group has passed.
-    fn come_to(&self) -> i64 {
+    fn records_passed(&self) -> i64 {
         self.partitions.iter().map(|(next, _)| *next).sum()
     }
 
@@ -75,7 +75,7 @@ impl Position {
 }
 
 /// A confirmed position, the group that has to pass it next, and the ends of that group's topics after the confirmation.
-struct Moment {
+struct PendingPosition {
     confirmed: Lsn,
     group: usize,
     ends: Vec<i64>,
@@ -84,8 +84,8 @@ struct Moment {
 impl Workers {
     pub(super) async fn find(config: &Config, kafka: &KafkaSettings) -> Result<Self, Failure> {
         let broker = Broker::connect(config, kafka).await?;
-        let source = Source::connect(app::source_config(config)).await.map_err(PipelineError::from)?;
-        let connection = crate::broker::connection(kafka);
+        let source = Source::connect(source_config(config)).await.map_err(PipelineError::from)?;
+        let connection = crate::assembly::broker::connection(kafka);
         let group = async |stage| {
             let of_stage = Config { stage, ..config.clone() };
             let topics = Broker::connect(&of_stage, kafka).await?.known_topics().await?;
@@ -96,11 +96,11 @@ impl Workers {
             _ => {
                 let (index, sink) = (group(Stage::Index).await?, group(Stage::Sink).await?);
                 let embed = group(Stage::Embed).await?;
-                let come_to =
-                    async |group: &Group| Ok::<_, PipelineError>(group.position(&connection).await?.come_to());
+                let records_passed =
+                    async |group: &Group| Ok::<_, PipelineError>(group.progress(&connection).await?.records_passed());
                 // The broker keeps the offsets of a group that is not used any more.
-                let is_split = come_to(&sink).await? > 0
-                    && (index.name == embed.name || come_to(&embed).await? > come_to(&index).await?);
+                let is_split = records_passed(&sink).await? > 0
+                    && (index.name == embed.name || records_passed(&embed).await? > records_passed(&index).await?);
                 if is_split { vec![embed, sink] } else { vec![index] }
             }
         };
@@ -109,46 +109,46 @@ impl Workers {
             connection,
             groups,
             letters: broker.letters(),
-            moments: Mutex::default(),
+            pending: Mutex::default(),
             reached: Mutex::new(Lsn::ZERO),
         })
     }
 
-    async fn look(&self) -> Result<Applied, PipelineError> {
+    async fn observe(&self) -> Result<Applied, PipelineError> {
         let confirmed = match self.source.slot().await? {
             SlotState::Ready { confirmed, .. } => confirmed,
             SlotState::Missing | SlotState::Lost { .. } => Lsn::ZERO,
         };
         // One group after the other: what a group has passed is in the topics of the next one when those are asked for their
         // ends.
-        let mut positions = Vec::with_capacity(self.groups.len());
+        let mut groups_progress = Vec::with_capacity(self.groups.len());
         for group in &self.groups {
-            positions.push(group.position(&self.connection).await?);
+            groups_progress.push(group.progress(&self.connection).await?);
         }
         let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         // Older positions are passed first, so they are kept, however long that takes.
-        if moments.len() < MOMENTS
-            && let Some(first) = positions.first()
+        if pending.len() < MAX_PENDING
+            && let Some(first) = groups_progress.first()
         {
-            moments.push_back(Moment { confirmed, group: 0, ends: first.ends() });
+            pending.push_back(PendingPosition { confirmed, group: 0, ends: first.ends() });
         }
-        moments.retain_mut(|moment| {
-            while positions.get(moment.group).is_some_and(|position| position.has_passed(&moment.ends)) {
-                moment.group += 1;
-                moment.ends = positions.get(moment.group).map(Position::ends).unwrap_or_default();
+        pending.retain_mut(|position| {
+            while groups_progress.get(position.group).is_some_and(|progress| progress.has_passed(&position.ends)) {
+                position.group += 1;
+                position.ends = groups_progress.get(position.group).map(GroupProgress::ends).unwrap_or_default();
             }
-            let is_through = moment.group == positions.len();
+            let is_through = position.group == groups_progress.len();
             if is_through {
-                *reached = (*reached).max(moment.confirmed);
+                *reached = (*reached).max(position.confirmed);
             }
             !is_through
         });
         let waiting = self
             .groups
             .iter()
-            .zip(&positions)
-            .find(|(_, position)| !position.has_begun() && !position.has_passed(&position.ends()));
+            .zip(&groups_progress)
+            .find(|(_, progress)| !progress.has_begun() && !progress.has_passed(&progress.ends()));
         let problem = waiting.map(|(group, _)| format!("no worker of group \"{}\" has read anything yet", group.name));
         Ok(Applied { lsn: *reached, streaming: true, problem })
     }
@@ -156,7 +156,7 @@ impl Workers {
 
 impl walvec_verify::Running for Workers {
     fn applied(&self) -> BoxFuture<'_, Result<Applied, VerifyError>> {
-        Box::pin(async { self.look().await.map_err(|error| Failure::from(error).into()) })
+        Box::pin(async { self.observe().await.map_err(|error| Failure::from(error).into()) })
     }
 
     fn parked(&self, collection: &str, after: Option<Vec<Value>>) -> BoxFuture<'_, Result<ParkedPage, VerifyError>> {

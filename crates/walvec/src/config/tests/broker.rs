@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::config::broker::{Compression, GroupProtocol, KafkaSettings, SaslMechanism};
+use crate::config::schema::broker::{Compression, GroupProtocol, KafkaSettings, SaslMechanism};
 
 fn kafka(config: Config) -> KafkaSettings {
     config.broker.expect("a broker").kafka

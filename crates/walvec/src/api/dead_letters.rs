@@ -1,0 +1,14 @@
+//! Parked rows, page by page.
+
+use serde::{Deserialize, Serialize};
+use walvec_model::Value;
+use walvec_pipeline::state::dead_letters::DeadLetter;
+
+/// The answer of `GET /api/v1/dead-letters`.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct DeadLetterPage {
+    /// The rows of this page, in the order of their keys.
+    pub(crate) dead_letters: Vec<DeadLetter>,
+    /// The key after which the next page begins; `None` at the end.
+    pub(crate) next: Option<Vec<Value>>,
+}
