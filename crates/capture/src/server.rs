@@ -1,6 +1,6 @@
 //! What every question to a source needs: its configuration, the catalogue with its sessions, and the tables as they are published.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -74,6 +74,16 @@ impl Source {
         let columns =
             columns.map(|(column, is_used)| if is_used { quote_ident(&column.name) } else { "NULL".to_owned() });
         columns.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Returns the configured tables that are not needed at present.
+    pub(crate) fn unpublished(&self) -> Vec<TableName> {
+        if self.aside.is_empty() {
+            return Vec::new();
+        }
+        let needed: HashSet<TableName> = self.config.published().into_iter().map(|spec| spec.name).collect();
+        let configured = self.configured.published().into_iter().map(|spec| spec.name);
+        configured.filter(|table| !needed.contains(table)).collect()
     }
 
     pub(crate) async fn session(&self) -> Result<Arc<Session>, CaptureError> {

@@ -17,8 +17,6 @@ const COMMENT: usize = 150;
 
 /// Files that are longer, and their lines. One that shrinks below the limit goes from this list; none may grow.
 const LONGER: &[(&str, usize)] = &[
-    ("crates/capture/src/assemble.rs", 456),
-    ("crates/capture/src/source.rs", 582),
     ("crates/pipeline/src/follow.rs", 575),
     ("crates/pipeline/src/store.rs", 656),
     ("crates/pipeline/src/supervisor.rs", 697),

@@ -23,7 +23,8 @@ pub use service::Service;
 pub(crate) use shape::shapes;
 pub use shape::{Alteration, Shape};
 pub(crate) use tables::{
-    ColumnFacts, Generated, Leaf, Owner, TableFacts, facts_by_name, facts_by_oid, facts_of, leaves, leaves_of,
+    ColumnFacts, Generated, Leaf, Owner, TableFacts, estimate_rows, facts_by_name, facts_by_oid, facts_of, leaves,
+    leaves_of,
 };
 use tokio_util::sync::CancellationToken;
 pub(crate) use types::{equalities, resolve as resolve_types};
