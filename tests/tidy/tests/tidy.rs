@@ -24,8 +24,6 @@ const LONGER: &[(&str, usize)] = &[
     ("crates/pipeline/src/writer/mod.rs", 714),
     ("crates/pipeline/src/writer/rows.rs", 477),
     ("crates/sink/src/qdrant/mod.rs", 488),
-    ("crates/transform/src/transform.rs", 484),
-    ("crates/transform/src/transform/tests.rs", 476),
     ("crates/walvec/src/config/settings.rs", 568),
     ("crates/walvec/src/config/tests.rs", 539),
     ("crates/walvec/src/http/tests.rs", 656),
