@@ -152,3 +152,21 @@ pub(super) fn parse(bytes: &[u8], what: &str) -> Result<Value, Malformed> {
     let not_json = |error| Malformed::record(format!("the {what} is not JSON: {error}{framed}"));
     serde_json::from_slice(bytes).map_err(not_json)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_fraction_comes_back_to_the_last_bit(
+            floats in prop::collection::vec(prop::num::f64::NORMAL | prop::num::f64::SUBNORMAL | prop::num::f64::ZERO, 1..8)
+        ) {
+            let value = json!({"a": floats, "1.5": "2.5", "b": {"c": floats[0], "d": u64::MAX, "e": i64::MIN}});
+            prop_assert_eq!(parse(value.to_string().as_bytes(), "value").unwrap(), value);
+        }
+    }
+}

@@ -8,7 +8,7 @@
 //! - [`dead_letter`]: rows and records that could not be processed
 //! - `shapes`: tables as records show them
 //! - `control`, `stamp`: walvec's own block in records that are not rows, and versions in headers
-//! - `json`, `number`: write JSON without building a tree, and read it without rounding
+//! - `json`: writes JSON without building a tree
 //! - `base64`, `civil`: two small encodings that other programs' records need
 //!
 //! An envelope of walvec carries a version, [`VERSION`]. A reader accepts every version up to its own and refuses newer ones.
@@ -20,7 +20,6 @@ mod control;
 pub mod dead_letter;
 mod debezium;
 mod json;
-mod number;
 mod reference;
 pub mod reference_vectors;
 mod shapes;

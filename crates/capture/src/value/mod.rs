@@ -4,15 +4,13 @@
 //!
 //! - [`kind`]: the kinds of types, by the meaning of their text form, found in the catalogue
 //! - [`array`](mod@array): array literals
-//! - [`number`]: which JSON numbers can be represented exactly
 
 mod array;
 mod kind;
-mod number;
 
 pub(crate) use kind::{Kind, TypeFacts, model_type};
 use serde_json::Number;
-use walvec_model::Value;
+use walvec_model::{Value, exact_json};
 
 /// Decodes `text`, the output of the type's output function, into the value that [`Value`] documents.
 ///
@@ -28,8 +26,8 @@ pub(crate) fn decode(text: &str, kind: &Kind) -> Value {
         Kind::Integer => text.parse::<i64>().ok().map(Value::from),
         // NaN and the infinities are not JSON numbers, so `from_f64` refuses them.
         Kind::Float => text.parse::<f64>().ok().and_then(Number::from_f64).map(Value::Number),
-        Kind::Json => serde_json::from_str(&number::with_digits(text)).ok(),
-        Kind::JsonKey => number::all_exact(text).then(|| serde_json::from_str(text).ok()).flatten(),
+        Kind::Json => Some(exact_json::document(text)),
+        Kind::JsonKey => Some(exact_json::key_document(text)),
         Kind::Array(element) => array::decode(text, element),
     };
     decoded.unwrap_or_else(|| Value::String(text.to_owned()))
