@@ -59,6 +59,6 @@ pub use chunk::{ChunkSpec, Chunker, Unit};
 pub use error::TransformError;
 pub use fields::{Compared, Field};
 pub use layout::Layout;
-pub use names::nearest;
+pub use names::{nearest, similarity};
 pub use printed::printed_names;
 pub use transform::{Completed, Transform, TransformSpec};

@@ -5,12 +5,12 @@ use std::fmt;
 
 use serde::de::value::{StrDeserializer, StringDeserializer};
 use serde::de::{self, DeserializeSeed, Deserializer, Expected, IntoDeserializer, Unexpected, Visitor};
+use walvec_transform::nearest;
 
 use super::document::{Document, Key, Node, NodeValue, Place};
 use super::environment::Environment;
 use super::error::ConfigError;
 use super::interpolate::interpolate;
-use super::names::nearest;
 use super::settings::Config;
 
 /// Reads the settings.
@@ -77,8 +77,13 @@ fn join(key: &str, field: &str) -> String {
 }
 
 fn unknown_key(field: &str, known: &[&str]) -> String {
-    let suggestion = nearest(field, known).map(|name| format!("; did you mean {name}?")).unwrap_or_default();
-    format!("unknown key{suggestion} (keys here: {})", known.join(", "))
+    format!("unknown key{} (keys here: {})", suggestion(field, known), known.join(", "))
+}
+
+/// Returns the name that was probably meant, as the end of a sentence; nothing if no name is similar.
+fn suggestion(name: &str, known: &[&str]) -> String {
+    let meant = nearest(name, known.iter().copied());
+    meant.map(|name| format!("; did you mean {name}?")).unwrap_or_default()
 }
 
 impl fmt::Display for ReadError {
@@ -103,8 +108,7 @@ impl de::Error for ReadError {
     }
 
     fn unknown_variant(variant: &str, known: &'static [&'static str]) -> Self {
-        let suggestion = nearest(variant, known).map(|name| format!("; did you mean {name}?")).unwrap_or_default();
-        Self::new(format!("\"{variant}\" is none of {}{suggestion}", known.join(", ")))
+        Self::new(format!("\"{variant}\" is none of {}{}", known.join(", "), suggestion(variant, known)))
     }
 
     fn missing_field(field: &'static str) -> Self {
