@@ -23,7 +23,6 @@ const LONGER: &[(&str, usize)] = &[
     ("crates/pipeline/src/telemetry.rs", 572),
     ("crates/pipeline/src/writer/mod.rs", 714),
     ("crates/pipeline/src/writer/rows.rs", 477),
-    ("crates/sink/src/qdrant/mod.rs", 488),
     ("crates/walvec/src/config/settings.rs", 568),
     ("crates/walvec/src/config/tests.rs", 539),
     ("crates/walvec/src/http/tests.rs", 656),

@@ -17,7 +17,7 @@ use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
 
 use super::answer::Place;
-use super::{CONNECT_TIMEOUT, Server, TIMEOUT};
+use super::server::{CONNECT_TIMEOUT, Server, TIMEOUT};
 use crate::SinkError;
 
 /// A connection that sends the API key with each request.
