@@ -35,12 +35,10 @@ mod together;
 use std::{path::Path, sync::Arc};
 
 pub use error::EmbedError;
+pub use futures::future::BoxFuture;
 pub use provider::{Protocol, ProviderEmbedder, ProviderOptions};
 pub use reads::Reads;
 use walvec_model::Vector;
-
-/// A boxed future, so that the trait can be used as an object.
-pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What identifies an embedder: everything apart from the text that decides the vector.
 #[derive(Clone, Debug, PartialEq, Eq)]

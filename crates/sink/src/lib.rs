@@ -29,13 +29,12 @@ mod ordered;
 mod paged;
 pub mod qdrant;
 
-use std::future::Future;
 use std::ops::RangeInclusive;
-use std::pin::Pin;
 
 pub use catalog::Catalog;
 pub use error::SinkError;
 pub use filter::{Bounds, Condition, Datetime, FieldPath, Filter, NotADatetime, Step};
+pub use futures::future::BoxFuture;
 pub use keywords::Keywords;
 pub use limited::{Limited, RateLimit};
 pub use nearest_rows::nearest_rows;
@@ -46,9 +45,6 @@ use walvec_model::{
     Fingerprint, Generation, MadeWith, Payload, Point, PointId, Position, Provenance, RawPage, RawPoint, SparseVector,
     StoredPoint, TableName, Vector,
 };
-
-/// A boxed future, so that the traits can be used as objects.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The properties that a collection must have.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,15 +1,10 @@
 //! The traits that the caller implements.
 
-use std::future::Future;
-use std::pin::Pin;
-
+use futures::future::BoxFuture;
 use serde_json::Value;
 use walvec_model::{Lsn, PointId, RawPage, RawPoint};
 
 use crate::VerifyError;
-
-/// A boxed future, so that the traits can be used as objects.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The points of one collection, exactly as they are stored.
 pub trait Points: Send + Sync {

@@ -76,10 +76,7 @@ impl Embedder for BagOfWords {
         text.split_whitespace().count()
     }
 
-    fn embed(
-        &self,
-        texts: Vec<String>,
-    ) -> walvec_embed::BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>> {
+    fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>> {
         Box::pin(async move {
             self.gate.acquire().await.unwrap().forget();
             if self.fails {
