@@ -204,18 +204,18 @@ pub trait Sink: Send + Sync {
     }
 
     /// Applies a batch and makes it durable.
-    fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>>;
+    fn write<'a>(&'a self, batch: &'a [Write]) -> BoxFuture<'a, Result<(), SinkError>>;
 
     /// Returns the points with these ids that exist, in any order, with walvec's own field and no other. A point whose fields cannot be read
     /// counts as one that another program wrote.
-    fn retrieve(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>>;
+    fn retrieve<'a>(&'a self, ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<StoredPoint>, SinkError>>;
 
     /// Returns the points with these ids that exist, in any order, with those of the user's fields that come back exactly as they were
     /// written (see the module `faithful`).
-    fn faithful(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>>;
+    fn faithful<'a>(&'a self, ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<StoredPoint>, SinkError>>;
 
     /// Returns the vectors of the points with these ids that exist and have one, in any order.
-    fn vectors(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<(PointId, Vector)>, SinkError>>;
+    fn vectors<'a>(&'a self, ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<(PointId, Vector)>, SinkError>>;
 
     /// Removes every point of `table`, durably. Points of other tables and foreign points stay.
     fn delete_table(&self, table: &TableName) -> BoxFuture<'_, Result<(), SinkError>>;

@@ -186,7 +186,7 @@ async fn verify_finds_sparse_vectors_of_other_words_and_has_them_mended(context:
             provenance: stored.provenance.unwrap(),
         })
     });
-    intruder.write(changed.collect()).await?;
+    intruder.write(&changed.collect::<Vec<_>>()).await?;
     let output = context.walvec(&["verify", "--sample", "all", "--json"]).await?;
     let report: Value = serde_json::from_slice(&output.stdout)?;
     assert_eq!(output.status.code(), Some(1), "{report:#}");

@@ -142,20 +142,20 @@ impl Sink for VectorsTopic {
         })
     }
 
-    fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>> {
+    fn write<'a>(&'a self, batch: &'a [Write]) -> BoxFuture<'a, Result<(), SinkError>> {
         let records = batch.iter().filter_map(|write| Some((Some(write.id()), self.record(write)?))).collect();
         Box::pin(self.send(records))
     }
 
-    fn retrieve(&self, _ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
+    fn retrieve<'a>(&'a self, _ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<StoredPoint>, SinkError>> {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
-    fn faithful(&self, _ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
+    fn faithful<'a>(&'a self, _ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<StoredPoint>, SinkError>> {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
-    fn vectors(&self, _ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<(PointId, Vector)>, SinkError>> {
+    fn vectors<'a>(&'a self, _ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<(PointId, Vector)>, SinkError>> {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
 

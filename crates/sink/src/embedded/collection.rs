@@ -99,24 +99,25 @@ impl Sink for Embedded {
         Box::pin(std::future::ready(Ok(self.store.id())))
     }
 
-    fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>> {
+    fn write<'a>(&'a self, batch: &'a [Write]) -> BoxFuture<'a, Result<(), SinkError>> {
         Box::pin(async move {
             let steps = steps::of_batch(batch, self.store.target().dimension)?;
             self.writer.change(steps).await.map(drop)
         })
     }
 
-    fn retrieve(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
+    fn retrieve<'a>(&'a self, ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<StoredPoint>, SinkError>> {
+        let ids = ids.to_vec();
         Box::pin(self.read(move |shard| read::retrieve(shard, &ids)))
     }
 
-    fn faithful(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
-        let target = self.store.target().clone();
+    fn faithful<'a>(&'a self, ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<StoredPoint>, SinkError>> {
+        let (target, ids) = (self.store.target().clone(), ids.to_vec());
         Box::pin(self.read(move |shard| read::faithful(shard, &target, &ids)))
     }
 
-    fn vectors(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<(PointId, Vector)>, SinkError>> {
-        let found = self.get(ids, true);
+    fn vectors<'a>(&'a self, ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<(PointId, Vector)>, SinkError>> {
+        let found = self.get(ids.to_vec(), true);
         Box::pin(
             async move { Ok(found.await?.into_iter().filter_map(|point| Some((point.id, point.vector?))).collect()) },
         )
@@ -148,7 +149,8 @@ impl Sink for Embedded {
         Box::pin(async move {
             let page = self.scroll(from, SCROLL_POINTS).await?;
             let older = older_points(&page, table, before, &of);
-            self.write(older.into_iter().map(|(id, _)| Write::Delete(id)).collect()).await?;
+            let deletions: Vec<Write> = older.into_iter().map(|(id, _)| Write::Delete(id)).collect();
+            self.write(&deletions).await?;
             Ok(page.next)
         })
     }

@@ -48,20 +48,22 @@ pub(super) struct RawPoint {
 }
 
 /// Returns the steps of a batch. The batch names no point twice, so the order of its steps does not matter.
-pub(super) fn of_batch(batch: Vec<Write>, dimension: usize) -> Result<Vec<Step>, SinkError> {
+pub(super) fn of_batch(batch: &[Write], dimension: usize) -> Result<Vec<Step>, SinkError> {
     let mut upserts = Vec::new();
     let mut overwrites = Vec::new();
     let mut deletes = Vec::new();
     for write in batch {
         match write {
             Write::Upsert(Point { id, vector, keywords, payload, provenance }) => {
-                check_vector(&vector, dimension).map_err(|reason| SinkError::BadPoint { id, reason })?;
-                upserts.push(RawPoint { id, vector, keywords, payload: stored_payload(id, payload, &provenance)? });
+                let id = *id;
+                check_vector(vector, dimension).map_err(|reason| SinkError::BadPoint { id, reason })?;
+                let payload = stored_payload(id, payload, provenance)?;
+                upserts.push(RawPoint { id, vector: vector.clone(), keywords: keywords.clone(), payload });
             }
             Write::Payload { id, payload, provenance } => {
-                overwrites.push(Step::Overwrite { id, payload: stored_payload(id, payload, &provenance)? });
+                overwrites.push(Step::Overwrite { id: *id, payload: stored_payload(*id, payload, provenance)? });
             }
-            Write::Delete(id) => deletes.push(id),
+            Write::Delete(id) => deletes.push(*id),
         }
     }
     let mut steps = Vec::new();
@@ -75,8 +77,8 @@ pub(super) fn of_batch(batch: Vec<Write>, dimension: usize) -> Result<Vec<Step>,
     Ok(steps)
 }
 
-fn stored_payload(id: PointId, payload: Payload, provenance: &Provenance) -> Result<Payload, SinkError> {
-    raw_payload(payload, provenance).map_err(|error| SinkError::BadPoint { id, reason: error.to_string() })
+fn stored_payload(id: PointId, payload: &Payload, provenance: &Provenance) -> Result<Payload, SinkError> {
+    raw_payload(payload.clone(), provenance).map_err(|error| SinkError::BadPoint { id, reason: error.to_string() })
 }
 
 /// Applies a change, and returns how many points its sweeps removed. Not durable before the next flush.

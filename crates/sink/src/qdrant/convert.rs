@@ -60,11 +60,11 @@ pub(super) fn client_vectors(spec: &CollectionSpec, vector: Vector, keywords: Op
 /// Converts a payload to its stored form.
 pub(super) fn client_payload(
     id: PointId,
-    payload: Payload,
+    payload: &Payload,
     provenance: &Provenance,
 ) -> Result<ClientPayload, SinkError> {
     let refused = |reason: String| SinkError::BadPoint { id, reason };
-    let raw = raw_payload(payload, provenance).map_err(|error| refused(error.to_string()))?;
+    let raw = raw_payload(payload.clone(), provenance).map_err(|error| refused(error.to_string()))?;
     Ok(raw.into_iter().map(|(name, value)| (name, value.into())).collect())
 }
 

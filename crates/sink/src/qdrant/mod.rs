@@ -211,20 +211,20 @@ impl Sink for Remote {
         self.0.pace.reads.of(read::RETRIEVE_POINTS)
     }
 
-    fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>> {
+    fn write<'a>(&'a self, batch: &'a [Write]) -> BoxFuture<'a, Result<(), SinkError>> {
         Box::pin(requests::send(&self.0, batch))
     }
 
-    fn retrieve(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
+    fn retrieve<'a>(&'a self, ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<StoredPoint>, SinkError>> {
         Box::pin(read::retrieve(&self.0, ids))
     }
 
-    fn faithful(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
+    fn faithful<'a>(&'a self, ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<StoredPoint>, SinkError>> {
         Box::pin(read::faithful(&self.0, ids))
     }
 
-    fn vectors(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<(PointId, Vector)>, SinkError>> {
-        let found = self.get(ids, true);
+    fn vectors<'a>(&'a self, ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<(PointId, Vector)>, SinkError>> {
+        let found = read::get(&self.0, ids, true);
         Box::pin(
             async move { Ok(found.await?.into_iter().filter_map(|point| Some((point.id, point.vector?))).collect()) },
         )
@@ -319,6 +319,6 @@ impl Search for Remote {
     }
 
     fn get(&self, ids: Vec<PointId>, with_vectors: bool) -> BoxFuture<'_, Result<Vec<RawPoint>, SinkError>> {
-        Box::pin(read::get(&self.0, ids, with_vectors))
+        Box::pin(async move { read::get(&self.0, &ids, with_vectors).await })
     }
 }

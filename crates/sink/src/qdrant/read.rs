@@ -20,13 +20,13 @@ use crate::{
 /// How many ids one request asks for.
 pub(super) const RETRIEVE_POINTS: usize = 1000;
 
-pub(super) async fn retrieve(inner: &Inner, ids: Vec<PointId>) -> Result<Vec<StoredPoint>, SinkError> {
-    asked_for(inner, &ids, own_field(), false).await?.into_iter().map(stored_point).collect()
+pub(super) async fn retrieve(inner: &Inner, ids: &[PointId]) -> Result<Vec<StoredPoint>, SinkError> {
+    asked_for(inner, ids, own_field(), false).await?.into_iter().map(stored_point).collect()
 }
 
 /// Implements [`Sink::faithful`](crate::Sink::faithful).
-pub(super) async fn faithful(inner: &Inner, ids: Vec<PointId>) -> Result<Vec<StoredPoint>, SinkError> {
-    let points = asked_for(inner, &ids, true.into(), false).await?.into_iter().map(stored_point);
+pub(super) async fn faithful(inner: &Inner, ids: &[PointId]) -> Result<Vec<StoredPoint>, SinkError> {
+    let points = asked_for(inner, ids, true.into(), false).await?.into_iter().map(stored_point);
     let nesting = inner.spec.nesting.as_deref();
     points.map(|point| Ok(faithful::faithful(point?, nesting, false))).collect()
 }
@@ -36,8 +36,8 @@ fn own_field() -> WithPayloadSelector {
     vec![RESERVED_KEY].into()
 }
 
-pub(super) async fn get(inner: &Inner, ids: Vec<PointId>, with_vectors: bool) -> Result<Vec<RawPoint>, SinkError> {
-    let points = asked_for(inner, &ids, true.into(), with_vectors).await?;
+pub(super) async fn get(inner: &Inner, ids: &[PointId], with_vectors: bool) -> Result<Vec<RawPoint>, SinkError> {
+    let points = asked_for(inner, ids, true.into(), with_vectors).await?;
     points.into_iter().map(|point| raw_point(inner, point)).collect()
 }
 

@@ -21,7 +21,7 @@ use qdrant_client::qdrant::{
 use walvec_model::PointId;
 
 use super::convert::{client_id, client_payload, client_vectors};
-use super::tenants::{self, Placed, selector};
+use super::tenants::{self, RoutedWrite, selector};
 use super::{Inner, ORDERING, collection};
 use crate::{CollectionSpec, SinkError, Write};
 
@@ -45,29 +45,29 @@ struct Item {
 }
 
 /// Sends a batch; when it returns, the server has applied all of it.
-pub(super) async fn send(inner: &Inner, mut batch: Vec<Write>) -> Result<(), SinkError> {
-    let (count, mut written) = (batch.len(), Vec::new());
-    while !batch.is_empty() {
+pub(super) async fn send(inner: &Inner, batch: &[Write]) -> Result<(), SinkError> {
+    let (mut rest, mut written) = (batch, Vec::new());
+    while !rest.is_empty() {
         // Finding out where points are counts as reading.
-        let most = if inner.tenants.is_some() { inner.pace.reads.of(batch.len()) } else { batch.len() };
-        let later = batch.split_off(most);
-        send_some(inner, batch, &mut written).await.map_err(|error| with_written(error, &mut written))?;
-        batch = later;
+        let most = if inner.tenants.is_some() { inner.pace.reads.of(rest.len()) } else { rest.len() };
+        let (some, later) = rest.split_at(most);
+        send_some(inner, some, &mut written).await.map_err(|error| with_written(error, &mut written))?;
+        rest = later;
     }
-    inner.pace.writes.passed(count);
+    inner.pace.writes.passed(batch.len());
     if inner.tenants.is_some() {
-        inner.pace.reads.passed(count);
+        inner.pace.reads.passed(batch.len());
     }
     Ok(())
 }
 
 /// Sends a part of a batch, and adds to `written` what the server has applied of it.
-async fn send_some(inner: &Inner, some: Vec<Write>, written: &mut Vec<PointId>) -> Result<(), SinkError> {
-    let placed = match &inner.tenants {
-        None => some.into_iter().map(|write| Placed { write, shard: None, leaves: None }).collect(),
-        Some(tenants) => tenants.place(inner, some).await?,
+async fn send_some(inner: &Inner, some: &[Write], written: &mut Vec<PointId>) -> Result<(), SinkError> {
+    let routed = match &inner.tenants {
+        None => some.iter().map(RoutedWrite::anywhere).collect(),
+        Some(tenants) => tenants.route(inner, some).await?,
     };
-    let items = placed.into_iter().map(|placed| item(placed, &inner.spec)).collect::<Result<Vec<_>, _>>()?;
+    let items = routed.into_iter().map(|routed| item(routed, &inner.spec)).collect::<Result<Vec<_>, _>>()?;
     let size = &inner.pace.writes;
     let requests = if size.is_limited() {
         uniform_requests(items, size.of(REQUEST_POINTS))
@@ -229,18 +229,19 @@ const fn operation(operation: Operation) -> PointsUpdateOperation {
     PointsUpdateOperation { operation: Some(operation) }
 }
 
-fn item(Placed { write, shard, leaves }: Placed, spec: &CollectionSpec) -> Result<Item, SinkError> {
+fn item(routed: RoutedWrite<'_>, spec: &CollectionSpec) -> Result<Item, SinkError> {
+    let RoutedWrite { write, shard, leaves } = routed;
     let id = write.id();
-    let operation = operation(match write {
+    let operation = operation(match &*write {
         Write::Upsert(point) => {
             crate::check_vector(&point.vector, spec.dimension).map_err(|reason| SinkError::BadPoint { id, reason })?;
-            let payload = client_payload(id, point.payload, &point.provenance)?;
-            let vectors = client_vectors(spec, point.vector, point.keywords);
+            let payload = client_payload(id, &point.payload, &point.provenance)?;
+            let vectors = client_vectors(spec, point.vector.clone(), point.keywords.clone());
             let point = PointStruct::new(client_id(id), vectors, payload);
             Operation::Upsert(PointStructList { points: vec![point], ..PointStructList::default() })
         }
         Write::Payload { payload, provenance, .. } => Operation::OverwritePayload(OverwritePayload {
-            payload: client_payload(id, payload, &provenance)?,
+            payload: client_payload(id, payload, provenance)?,
             points_selector: Some(PointsSelector::from(vec![client_id(id)])),
             shard_key_selector: shard.as_ref().map(selector),
             ..OverwritePayload::default()

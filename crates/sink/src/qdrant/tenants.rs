@@ -5,6 +5,7 @@
 //! arrives: after a crash in between, the point is missing, and the repeated batch writes it. In the opposite order there
 //! would be two, and the repetition would see only one of them.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
@@ -34,12 +35,19 @@ pub(super) struct Tenants {
 
 /// A write, and the shard that it goes to.
 #[derive(Debug)]
-pub(super) struct Placed {
-    pub(super) write: Write,
+pub(super) struct RoutedWrite<'w> {
+    pub(super) write: Cow<'w, Write>,
     /// The shard; `None` where the collection is not sharded by a field.
     pub(super) shard: Option<Key>,
     /// The shard that the point must be removed from first.
     pub(super) leaves: Option<Key>,
+}
+
+impl<'w> RoutedWrite<'w> {
+    /// Wraps a write to a collection that is not sharded by a field.
+    pub(super) const fn anywhere(write: &'w Write) -> Self {
+        Self { write: Cow::Borrowed(write), shard: None, leaves: None }
+    }
 }
 
 impl Tenants {
@@ -121,19 +129,20 @@ impl Tenants {
     }
 
     /// Finds the shard of each write of a batch, and creates the shards that are missing.
-    pub(super) async fn place(&self, inner: &Inner, batch: Vec<Write>) -> Result<Vec<Placed>, SinkError> {
+    pub(super) async fn route<'w>(&self, inner: &Inner, batch: &'w [Write]) -> Result<Vec<RoutedWrite<'w>>, SinkError> {
         let ids: Vec<PointId> = batch.iter().map(Write::id).collect();
         let present = locate(inner, &ids).await?;
-        let mut placed = Vec::with_capacity(batch.len());
+        let mut routed = Vec::with_capacity(batch.len());
         for write in batch {
             let id = write.id();
             let present = present.get(&id).cloned();
-            let payload = match &write {
+            let payload = match write {
                 Write::Upsert(point) => &point.payload,
                 Write::Payload { payload, .. } => payload,
                 Write::Delete(_) => {
                     // A point that is in no shard does not exist any more.
-                    placed.extend(present.map(|shard| Placed { write, shard: Some(shard), leaves: None }));
+                    let routes = |shard| RoutedWrite { shard: Some(shard), ..RoutedWrite::anywhere(write) };
+                    routed.extend(present.map(routes));
                     continue;
                 }
             };
@@ -144,9 +153,9 @@ impl Tenants {
                 other => other,
             })?;
             let leaves = present.filter(|present| *present != shard);
-            placed.push(Placed { write, shard: Some(shard), leaves });
+            routed.push(RoutedWrite { write: Cow::Borrowed(write), shard: Some(shard), leaves });
         }
-        with_vectors(inner, placed).await
+        with_vectors(inner, routed).await
     }
 }
 
@@ -212,21 +221,21 @@ async fn locate(inner: &Inner, ids: &[PointId]) -> Result<HashMap<PointId, Key>,
 }
 
 /// Turns payload writes whose points change their shard into writes of whole points, with the stored vector.
-async fn with_vectors(inner: &Inner, mut placed: Vec<Placed>) -> Result<Vec<Placed>, SinkError> {
-    let moves = |placed: &Placed| placed.leaves.is_some() && matches!(placed.write, Write::Payload { .. });
-    let ids: Vec<PointId> = placed.iter().filter(|placed| moves(placed)).map(|placed| placed.write.id()).collect();
+async fn with_vectors<'w>(inner: &Inner, mut writes: Vec<RoutedWrite<'w>>) -> Result<Vec<RoutedWrite<'w>>, SinkError> {
+    let moves = |routed: &RoutedWrite<'_>| routed.leaves.is_some() && matches!(*routed.write, Write::Payload { .. });
+    let ids: Vec<PointId> = writes.iter().filter(|routed| moves(routed)).map(|routed| routed.write.id()).collect();
     let mut stored = HashMap::with_capacity(ids.len());
     for point in retrieved(inner, &ids, &false.into(), true).await? {
         stored.extend(point.vectors.map(|of_point| Ok((point_id(point.id)?, vectors(inner, of_point)))).transpose()?);
     }
-    for placed in placed.iter_mut().filter(|placed| moves(placed)) {
-        let Write::Payload { id, payload, provenance } = placed.write.clone() else { continue };
+    for routed in writes.iter_mut().filter(|routed| moves(routed)) {
+        let Write::Payload { id, payload, provenance } = routed.write.clone().into_owned() else { continue };
         let Some((Some(vector), keywords)) = stored.remove(&id) else {
             return Err(SinkError::BadPoint { id, reason: "its vector could not be read".to_owned() });
         };
-        placed.write = Write::Upsert(Point { id, vector, keywords, payload, provenance });
+        routed.write = Cow::Owned(Write::Upsert(Point { id, vector, keywords, payload, provenance }));
     }
-    Ok(placed)
+    Ok(writes)
 }
 
 #[cfg(test)]

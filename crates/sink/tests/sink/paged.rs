@@ -51,7 +51,7 @@ async fn all_pages(sink: &impl Search, query: &Query, by_row: bool) -> Vec<Point
 
 /// Checks that every point, or every row, is on one page.
 async fn nothing_is_left_out_or_repeated(sink: &(impl Sink + Search)) {
-    sink.write((0..POINTS).map(|id| Write::Upsert(chunk(id))).collect()).await.unwrap();
+    sink.write(&(0..POINTS).map(|id| Write::Upsert(chunk(id))).collect::<Vec<_>>()).await.unwrap();
     let (dense, words) = (vector(1, DIMENSION), keywords().query("whale"));
     for query in [Query::Dense(dense.clone()), Query::Keyword(words.clone()), Query::Hybrid(dense, words)] {
         let found = all_pages(sink, &query, false).await;
@@ -93,7 +93,7 @@ async fn pages_hold_every_hit_once_on_a_server() {
 async fn a_page_behind_the_last_one_is_empty() {
     let root = tempfile::tempdir().unwrap();
     let sink = Embedded::open(root.path(), with_keywords(spec(DIMENSION))).unwrap();
-    sink.write(vec![Write::Upsert(chunk(1))]).await.unwrap();
+    sink.write(&[Write::Upsert(chunk(1))]).await.unwrap();
     for (offset, limit, found) in [(0, 1, 1), (1, 1, 0), (100, 5, 0), (usize::MAX, 100, 0)] {
         let query = Query::Dense(vector(1, DIMENSION));
         let request = SearchRequest { query, limit, filter: Filter::default(), min_score: None };
