@@ -102,7 +102,7 @@ pub use look::Look;
 pub use lookup::Related;
 pub use outlook::Outlook;
 pub use owner::Ownership;
-pub use preflight::{Actor, Finding, Owned, Part, Remedy, Script, Severity, Statement, Subject, Unfit};
+pub use preflight::{Actor, Finding, OwnedObject, Remedy, Script, ScriptPart, Severity, Statement, Subject, Unfit};
 pub use publication::{PublicationDrop, PublicationIdentity, PublicationState};
 pub use server::Source;
 pub use slot::{ServerPosition, SlotState, WalStatus};

@@ -12,9 +12,9 @@ use walvec_model::{Column, Lookup, Row, RowKey, Table, TableName, Value};
 use crate::CaptureError;
 use crate::connect::{describe, statement_error};
 use crate::copy_text::RowDecoder;
-use crate::server::{Shape, Source};
+use crate::server::{ReadableTable, Source};
 use crate::sql::{quote_columns, quote_ident, quote_literal, quote_table};
-use crate::value::{self, Kind};
+use crate::value::{self, ValueKind};
 
 /// The oid of `bigint`, from PostgreSQL's `pg_type.dat`.
 const BIGINT: u32 = 20;
@@ -48,7 +48,7 @@ impl Source {
         let number = Column::new("number", "bigint", BIGINT);
         let columns = std::iter::once(number).chain(theirs.table.columns.iter().cloned()).collect();
         let answer = Table { name: lookup.table.clone(), columns, key: vec![0] };
-        let kinds: Vec<Kind> = std::iter::once(Kind::Integer).chain(theirs.kinds.iter().cloned()).collect();
+        let kinds: Vec<ValueKind> = std::iter::once(ValueKind::Integer).chain(theirs.kinds.iter().cloned()).collect();
         let ours: Vec<&str> = lookup.on.iter().map(|(_, ours)| ours.as_str()).collect();
         let by = |wanted: &[&RowKey]| looked_up(lookup, main, theirs, wanted);
         let (rows, asked) = self.copied_by(main, &ours, wanted, by, &answer, &kinds).await?;
@@ -77,7 +77,7 @@ impl Source {
     ) -> Result<Vec<RowKey>, CaptureError> {
         let (main, theirs) = (&self.shape(main).await?, &self.shape(&lookup.table).await?);
         let columns: Vec<Column> = main.table.key.iter().map(|index| main.table.columns[*index].clone()).collect();
-        let kinds: Vec<Kind> = main.table.key.iter().map(|index| main.kinds[*index].clone()).collect();
+        let kinds: Vec<ValueKind> = main.table.key.iter().map(|index| main.kinds[*index].clone()).collect();
         let answer = Table { name: main.table.name.clone(), key: (0..columns.len()).collect(), columns };
         let rows = match changed {
             Related::ToAny => {
@@ -101,7 +101,7 @@ impl Source {
     }
 
     /// Returns how to read a table, as of the first request for it; `None` if the table is not followed.
-    pub(crate) async fn shape_of(&self, table: &TableName) -> Result<Option<Shape>, CaptureError> {
+    pub(crate) async fn shape_of(&self, table: &TableName) -> Result<Option<ReadableTable>, CaptureError> {
         let mut known = self.shapes.lock().await;
         if let Some(shape) = known.get(table) {
             return Ok(Some(shape.clone()));
@@ -110,12 +110,12 @@ impl Source {
         let Some(published) = self.published_as(&spec).await?.pop() else { return Ok(None) };
         let kinds = self.catalog.kinds_of(&published.table.columns, &published.table.key).await?.into();
         let partitioned = published.facts.kind == "p";
-        let shape = Shape { table: published.table, kinds, filter: published.filter, partitioned };
+        let shape = ReadableTable { table: published.table, kinds, filter: published.filter, partitioned };
         known.insert(table.clone(), shape.clone());
         Ok(Some(shape))
     }
 
-    async fn shape(&self, table: &TableName) -> Result<Shape, CaptureError> {
+    async fn shape(&self, table: &TableName) -> Result<ReadableTable, CaptureError> {
         self.shape_of(table).await?.ok_or_else(|| CaptureError::Table {
             table: table.clone(),
             reason: "is not one of the configured tables".to_owned(),
@@ -129,12 +129,12 @@ impl Source {
     /// they must not prevent the others from being read.
     async fn copied_by(
         &self,
-        shape: &Shape,
+        shape: &ReadableTable,
         columns: &[&str],
         values: &[RowKey],
         query: impl Fn(&[&RowKey]) -> Result<String, CaptureError>,
         answer: &Table,
-        kinds: &[Kind],
+        kinds: &[ValueKind],
     ) -> Result<(Vec<Row>, Vec<usize>), CaptureError> {
         let all: Vec<&RowKey> = values.iter().collect();
         match self.copied(&query(&all)?, answer, kinds).await {
@@ -152,7 +152,12 @@ impl Source {
     }
 
     /// Returns the indexes of the values that are valid for the columns' types.
-    async fn possible(&self, shape: &Shape, columns: &[&str], values: &[RowKey]) -> Result<Vec<usize>, CaptureError> {
+    async fn possible(
+        &self,
+        shape: &ReadableTable,
+        columns: &[&str],
+        values: &[RowKey],
+    ) -> Result<Vec<usize>, CaptureError> {
         let session = self.catalog.rows_session().await?;
         let mut possible = Vec::new();
         let mut rest: Vec<Range<usize>> = Vec::new();
@@ -179,7 +184,12 @@ impl Source {
     }
 
     /// Returns the rows that a query yields.
-    pub(crate) async fn copied(&self, query: &str, answer: &Table, kinds: &[Kind]) -> Result<Vec<Row>, Unanswered> {
+    pub(crate) async fn copied(
+        &self,
+        query: &str,
+        answer: &Table,
+        kinds: &[ValueKind],
+    ) -> Result<Vec<Row>, Unanswered> {
         let session = self.catalog.rows_session().await?;
         let copy = session.copy_out(&format!("COPY ({query}) TO STDOUT")).await.map_err(Unanswered::Refused)?;
         let lines: Vec<Bytes> = copy.try_collect().await.map_err(Unanswered::Refused)?;
@@ -221,8 +231,8 @@ impl From<CaptureError> for Unanswered {
 /// literals.
 pub(crate) fn looked_up(
     lookup: &Lookup,
-    main: &Shape,
-    theirs: &Shape,
+    main: &ReadableTable,
+    theirs: &ReadableTable,
     wanted: &[&RowKey],
 ) -> Result<String, CaptureError> {
     let ours: Vec<&str> = lookup.on.iter().map(|(_, ours)| ours.as_str()).collect();
@@ -252,8 +262,8 @@ pub(crate) fn looked_up(
 /// Returns the query for the keys of the rows that look something up in the rows with these values, or in any row.
 fn related(
     lookup: &Lookup,
-    main: &Shape,
-    theirs: &Shape,
+    main: &ReadableTable,
+    theirs: &ReadableTable,
     changed: Option<&[&RowKey]>,
     after: Option<&RowKey>,
     limit: usize,
@@ -286,12 +296,12 @@ fn related(
 }
 
 /// Returns the table for a FROM clause. With `INHERITS`, child tables are separate tables.
-fn from(shape: &Shape) -> String {
+fn from(shape: &ReadableTable) -> String {
     format!("{}{}", if shape.partitioned { "" } else { "ONLY " }, quote_table(&shape.table.name))
 }
 
 /// Returns the order of the looked-up rows. It ends with their key, so that the order is always the same.
-fn order(lookup: &Lookup, theirs: &Shape, alias: &str) -> String {
+fn order(lookup: &Lookup, theirs: &ReadableTable, alias: &str) -> String {
     let by = lookup.order().iter().map(|by| (by.column.as_str(), if by.descending { " DESC" } else { "" }));
     let key = theirs.table.key.iter().map(|index| (theirs.table.columns[*index].name.as_str(), ""));
     let terms = by.chain(key).map(|(column, direction)| format!("{alias}.{}{direction}", quote_ident(column)));
@@ -299,7 +309,7 @@ fn order(lookup: &Lookup, theirs: &Shape, alias: &str) -> String {
 }
 
 /// Returns the values of these columns as literals of the columns' types.
-fn literals(shape: &Shape, columns: &[&str], values: &RowKey) -> Result<String, CaptureError> {
+fn literals(shape: &ReadableTable, columns: &[&str], values: &RowKey) -> Result<String, CaptureError> {
     let literal = |(name, value): (&&str, &Value)| {
         let index = shape.table.column_index(name).ok_or_else(|| missing(&shape.table.name, name))?;
         let text = quote_literal(&value::encode(value, &shape.kinds[index]));
@@ -339,22 +349,26 @@ mod tests {
 
     use super::*;
 
-    fn shape(name: &str, columns: &[(&str, &str, Kind)]) -> Shape {
-        let column = |(name, type_name, _): &(&str, &str, Kind)| Column::new(*name, *type_name, 0);
+    fn shape(name: &str, columns: &[(&str, &str, ValueKind)]) -> ReadableTable {
+        let column = |(name, type_name, _): &(&str, &str, ValueKind)| Column::new(*name, *type_name, 0);
         let table =
             Table { name: TableName::new("s", name), columns: columns.iter().map(column).collect(), key: vec![0] };
         let kinds = columns.iter().map(|(_, _, kind)| kind.clone()).collect();
-        Shape { table: Arc::new(table), kinds, filter: None, partitioned: false }
+        ReadableTable { table: Arc::new(table), kinds, filter: None, partitioned: false }
     }
 
-    fn books() -> Shape {
-        shape("books", &[("id", "integer", Kind::Integer), ("lang", "text", Kind::Text)])
+    fn books() -> ReadableTable {
+        shape("books", &[("id", "integer", ValueKind::Integer), ("lang", "text", ValueKind::Text)])
     }
 
-    fn reviews() -> Shape {
+    fn reviews() -> ReadableTable {
         shape(
             "reviews",
-            &[("id", "bigint", Kind::Integer), ("book", "bigint", Kind::Integer), ("l", "text", Kind::Text)],
+            &[
+                ("id", "bigint", ValueKind::Integer),
+                ("book", "bigint", ValueKind::Integer),
+                ("l", "text", ValueKind::Text),
+            ],
         )
     }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use walvec_model::{Lsn, Row, RowKey, Table, TableName};
 
-use crate::blockers::{Blocker, Waiting};
-use crate::catalog::{self, Catalog, ServerFacts};
+use crate::blockers::{Blocker, SlotBlockers};
+use crate::catalog::{self, CatalogSessions, ServerFacts};
 use crate::config::SourceConfig;
 use crate::connect::Hosts;
 use crate::preflight::{self, Finding, Script, Unfit};
@@ -25,9 +25,9 @@ impl Source {
     /// # Errors
     /// Fails if the settings cannot be used (`E_CONFIG`), or if the server cannot be reached, trusted or logged in to.
     pub async fn connect(config: SourceConfig) -> Result<Self, CaptureError> {
-        let catalog = Arc::new(Catalog::connect(&Hosts::parse(&config.url)?).await?);
+        let catalog = Arc::new(CatalogSessions::connect(&Hosts::parse(&config.url)?).await?);
         let server = catalog::server_facts(&*catalog.session().await?).await?;
-        let (shapes, waiting, configured) = (Default::default(), Waiting::default(), config.clone());
+        let (shapes, waiting, configured) = (Default::default(), SlotBlockers::default(), config.clone());
         Ok(Self { config, configured, aside: Vec::new(), catalog, shapes, waiting, spool: None, server })
     }
 

@@ -7,15 +7,15 @@ use walvec_model::{Cell, Row, RowKey, Table, Touched, Value};
 use super::protocol;
 use crate::CaptureError;
 use crate::copy_text::not_utf8;
-use crate::pgoutput::{Field, Tuple};
-use crate::value::{self, Kind};
+use crate::pgoutput::{Tuple, TupleField};
+use crate::value::{self, ValueKind};
 
 /// A table whose changes are wanted, as described by the stream's latest Relation message.
 #[derive(Debug)]
-pub(crate) struct Followed {
+pub(crate) struct FollowedTable {
     pub(crate) table: Arc<Table>,
     /// How to read each column.
-    pub(crate) kinds: Vec<Kind>,
+    pub(crate) kinds: Vec<ValueKind>,
     /// For each column, whether it is used. The others may be large and are emitted as NULL.
     pub(crate) used: Vec<bool>,
     /// Whether documents are made of the table's rows.
@@ -29,7 +29,7 @@ pub(crate) struct Followed {
 
 /// Returns the rows of a looked-up table before and after a change.
 pub(super) fn rows(
-    followed: &Followed,
+    followed: &FollowedTable,
     old: Option<&Tuple<'_>>,
     new: Option<&Tuple<'_>>,
 ) -> Result<Touched, CaptureError> {
@@ -43,18 +43,18 @@ pub(super) fn rows(
 
 /// Returns whether only the key of a row was sent. If the table's identity is FULL, the server calls this a whole row,
 /// even if the partition has another identity.
-fn is_bare_key(followed: &Followed, row: &Tuple<'_>) -> bool {
+fn is_bare_key(followed: &FollowedTable, row: &Tuple<'_>) -> bool {
     // A tuple that is marked as a key is known to leave the other columns out.
     if row.is_key {
         return false;
     }
     let mut others = row.fields().enumerate().filter(|(index, _)| !followed.table.key.contains(index));
-    others.all(|(_, field)| field == Field::Null)
+    others.all(|(_, field)| field == TupleField::Null)
 }
 
 /// Decodes `new`, with values that it left out taken from `old` where they are present there. In a key tuple, all other
 /// columns count as left out.
-pub(super) fn row(followed: &Followed, new: &Tuple<'_>, old: Option<&Tuple<'_>>) -> Result<Row, CaptureError> {
+pub(super) fn row(followed: &FollowedTable, new: &Tuple<'_>, old: Option<&Tuple<'_>>) -> Result<Row, CaptureError> {
     check_shape(followed, new)?;
     let mut old_fields = old.map(Tuple::fields);
     let mut cells = Vec::with_capacity(new.len());
@@ -65,25 +65,25 @@ pub(super) fn row(followed: &Followed, new: &Tuple<'_>, old: Option<&Tuple<'_>>)
             continue;
         }
         cells.push(match field {
-            Field::Null if new.is_key => Cell::Unchanged,
-            Field::Null => Cell::Value(Value::Null),
-            Field::Text(text) => Cell::Value(decode(followed, index, text)?),
+            TupleField::Null if new.is_key => Cell::Unchanged,
+            TupleField::Null => Cell::Value(Value::Null),
+            TupleField::Text(text) => Cell::Value(decode(followed, index, text)?),
             // A null in the old tuple means "not in the identity", because a value stored out of line is never NULL.
-            Field::Unchanged => match old_field {
-                Some(Field::Text(text)) => Cell::Value(decode(followed, index, text)?),
-                Some(Field::Null | Field::Unchanged) | None => Cell::Unchanged,
+            TupleField::Unchanged => match old_field {
+                Some(TupleField::Text(text)) => Cell::Value(decode(followed, index, text)?),
+                Some(TupleField::Null | TupleField::Unchanged) | None => Cell::Unchanged,
             },
         });
     }
     Ok(Row(cells))
 }
 
-pub(super) fn key_of(followed: &Followed, tuple: &Tuple<'_>) -> Result<RowKey, CaptureError> {
+pub(super) fn key_of(followed: &FollowedTable, tuple: &Tuple<'_>) -> Result<RowKey, CaptureError> {
     check_shape(followed, tuple)?;
     let mut values = vec![None; followed.table.key.len()];
     for (index, field) in tuple.fields().enumerate() {
         if let Some(position) = followed.table.key.iter().position(|&key| key == index)
-            && let Field::Text(text) = field
+            && let TupleField::Text(text) = field
         {
             values[position] = Some(decode(followed, index, text)?);
         }
@@ -95,12 +95,12 @@ pub(super) fn key_of(followed: &Followed, tuple: &Tuple<'_>) -> Result<RowKey, C
     Ok(RowKey::new(values.into_iter().flatten().collect()))
 }
 
-fn decode(followed: &Followed, index: usize, text: &[u8]) -> Result<Value, CaptureError> {
+fn decode(followed: &FollowedTable, index: usize, text: &[u8]) -> Result<Value, CaptureError> {
     let text = std::str::from_utf8(text).map_err(|error| not_utf8(&followed.table, index, error))?;
     Ok(followed.kinds.get(index).map_or(Value::Null, |kind| value::decode(text, kind)))
 }
 
-fn check_shape(followed: &Followed, tuple: &Tuple<'_>) -> Result<(), CaptureError> {
+fn check_shape(followed: &FollowedTable, tuple: &Tuple<'_>) -> Result<(), CaptureError> {
     let wanted = followed.kinds.len();
     if tuple.len() == wanted {
         return Ok(());
@@ -108,7 +108,7 @@ fn check_shape(followed: &Followed, tuple: &Tuple<'_>) -> Result<(), CaptureErro
     Err(protocol(format!("a row of {} has {} columns, not {wanted}", followed.table.name, tuple.len())))
 }
 
-pub(super) fn incomplete_key(followed: &Followed, index: usize) -> CaptureError {
+pub(super) fn incomplete_key(followed: &FollowedTable, index: usize) -> CaptureError {
     CaptureError::Schema {
         table: followed.table.name.clone(),
         reason: format!(
@@ -118,6 +118,6 @@ pub(super) fn incomplete_key(followed: &Followed, index: usize) -> CaptureError 
     }
 }
 
-fn column_name(followed: &Followed, index: usize) -> String {
+fn column_name(followed: &FollowedTable, index: usize) -> String {
     followed.table.columns.get(index).map(|column| column.name.clone()).unwrap_or_default()
 }

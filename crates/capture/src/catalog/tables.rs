@@ -31,9 +31,9 @@ pub(crate) struct TableFacts {
     /// Whether the role may read the column ctid (-1), which is needed to read rows in pieces.
     pub(crate) reads_ctid: bool,
     /// The table's owner.
-    pub(crate) owner: Owner,
+    pub(crate) owner: OwnerRole,
     /// The owner of the table's schema.
-    pub(crate) schema_owner: Owner,
+    pub(crate) schema_owner: OwnerRole,
     /// Whether policies hide rows from the role.
     pub(crate) row_security: bool,
     /// All columns in the order of the table, generated ones included.
@@ -48,12 +48,12 @@ pub(crate) struct TableFacts {
 
 /// A role that owns something, and can grant rights on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Owner {
+pub(crate) struct OwnerRole {
     pub(crate) name: String,
     pub(crate) is_superuser: bool,
 }
 
-impl Owner {
+impl OwnerRole {
     /// Reads the owner from two columns of `row`, starting at `index`.
     pub(crate) fn at(row: &tokio_postgres::Row, index: usize) -> Self {
         Self { name: row.get(index), is_superuser: row.get(index + 1) }
@@ -288,8 +288,8 @@ fn relation(row: &tokio_postgres::Row) -> TableFacts {
         can_select: row.get(9),
         row_security: row.get(10),
         can_use_schema: row.get(11),
-        owner: Owner::at(row, 12),
-        schema_owner: Owner::at(row, 14),
+        owner: OwnerRole::at(row, 12),
+        schema_owner: OwnerRole::at(row, 14),
         reads_ctid: row.get(16),
         columns: Vec::new(),
         primary_key: None,

@@ -30,7 +30,7 @@ use futures::future::BoxFuture;
 use walvec_model::TableName;
 
 pub use finding::{Finding, Severity, Subject};
-pub use remedy::{Actor, Owned, Part, Remedy, Script, Statement};
+pub use remedy::{Actor, OwnedObject, Remedy, Script, ScriptPart, Statement};
 use rights::Rights;
 pub(crate) use server::at_risk;
 pub use unfit::Unfit;
@@ -70,7 +70,7 @@ pub(crate) fn findings<'a>(
         findings.extend(server::slot(&config.slot, slot).map(|finding| finding.about(Subject::Slot)));
         let published = published_tables(session, &config.publication, server.capabilities).await?;
         let specs = config.published();
-        let known = Known::of(session, &specs).await?;
+        let known = KnownTables::of(session, &specs).await?;
         let mut tables = Vec::new();
         let (mut can_be_published, mut filters_fit) = (true, true);
         for (index, spec) in specs.iter().enumerate() {
@@ -96,12 +96,12 @@ pub(crate) fn findings<'a>(
 }
 
 /// The catalogue's facts about tables. Read by a few statements for any number of tables.
-struct Known {
+struct KnownTables {
     facts: BTreeMap<TableName, TableFacts>,
     identities: Identities,
 }
 
-impl Known {
+impl KnownTables {
     async fn of(session: &Session, specs: &[TableSpec]) -> Result<Self, CaptureError> {
         let facts = facts_of(session, specs.iter().map(|spec| &spec.name)).await?;
         let identities = Identities::of(session, facts.values()).await?;
