@@ -48,12 +48,12 @@ pub(super) fn time(micros: i64) -> Option<SystemTime> {
 
 /// An object inside an envelope, with the path that errors use for its fields.
 #[derive(Clone, Copy)]
-pub(super) struct Fields<'a> {
+pub(super) struct EnvelopeObject<'a> {
     fields: &'a Map<String, Value>,
     path: &'static str,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> EnvelopeObject<'a> {
     /// Returns the fields of `value`, which is at `path`. An empty path is the envelope itself.
     pub(super) fn of(value: &'a Value, path: &'static str) -> Result<Self, Malformed> {
         match value {

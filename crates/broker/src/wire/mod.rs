@@ -81,7 +81,7 @@ pub enum Format {
 
 /// What capture knows about a change, apart from the change itself.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Context {
+pub struct ChangeContext {
     /// The generation of the latest snapshot before the change.
     pub generation: Generation,
     /// When the change's transaction committed, by the server's clock; for a row of a snapshot, when it was read.
@@ -173,8 +173,8 @@ pub struct Encoder(Encoding);
 
 #[derive(Debug)]
 enum Encoding {
-    Debezium(debezium::Encoder),
-    Reference(reference::Encoder),
+    Debezium(debezium::DebeziumEncoder),
+    Reference(reference::ReferenceEncoder),
 }
 
 impl Encoder {
@@ -183,14 +183,14 @@ impl Encoder {
     #[must_use]
     pub fn new(format: Format, prefix: &str, database: &str) -> Self {
         Self(match format {
-            Format::Debezium => Encoding::Debezium(debezium::Encoder::new(prefix, database)),
-            Format::Reference => Encoding::Reference(reference::Encoder::default()),
+            Format::Debezium => Encoding::Debezium(debezium::DebeziumEncoder::new(prefix, database)),
+            Format::Reference => Encoding::Reference(reference::ReferenceEncoder::default()),
         })
     }
 
     /// Appends the records of one change. Most changes have one record; in Debezium's format a delete has two, a
     /// changed key three.
-    pub fn change(&mut self, change: &Change, context: &Context, out: &mut Vec<Outgoing>) {
+    pub fn change(&mut self, change: &Change, context: &ChangeContext, out: &mut Vec<Outgoing>) {
         match &mut self.0 {
             Encoding::Debezium(encoder) => encoder.change(change, context, out),
             Encoding::Reference(encoder) => out.push(encoder.change(change, context)),
@@ -213,8 +213,8 @@ pub struct Decoder(Decoding);
 
 #[derive(Debug)]
 enum Decoding {
-    Debezium(debezium::Decoder),
-    Reference(reference::Decoder),
+    Debezium(debezium::DebeziumDecoder),
+    Reference(reference::ReferenceDecoder),
 }
 
 impl Decoder {
@@ -223,8 +223,8 @@ impl Decoder {
     #[must_use]
     pub fn new(format: Format, needed: HashMap<TableName, Vec<String>>) -> Self {
         Self(match format {
-            Format::Debezium => Decoding::Debezium(debezium::Decoder::default()),
-            Format::Reference => Decoding::Reference(reference::Decoder::new(needed)),
+            Format::Debezium => Decoding::Debezium(debezium::DebeziumDecoder::default()),
+            Format::Reference => Decoding::Reference(reference::ReferenceDecoder::new(needed)),
         })
     }
 

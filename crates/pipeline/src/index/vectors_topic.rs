@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use crate::trace;
 use tracing::Span;
-use walvec_broker::kafka::connection::Connection;
+use walvec_broker::kafka::connection::BrokerConnection;
 use walvec_broker::kafka::producer::{Producer, Segment};
 use walvec_broker::kafka::topics::{TopicSpec, Topics};
-use walvec_broker::wire::reference_vectors::{self, Embedded};
+use walvec_broker::wire::reference_vectors::{self, EmbeddedRow};
 use walvec_broker::wire::{Format, SnapshotEnd, Sweep, header, vectors};
 use walvec_broker::{BrokerError, Outgoing};
 use walvec_model::{Generation, Point, PointId, Position, Provenance, StoredPoint, TableName, Vector};
@@ -38,7 +38,7 @@ impl VectorsTopic {
     /// # Errors
     /// [`BrokerError::Settings`].
     pub fn new(
-        connection: &Connection,
+        connection: &BrokerConnection,
         producer: Arc<Producer>,
         spec: TopicSpec,
         format: Format,
@@ -55,7 +55,8 @@ impl VectorsTopic {
     fn record(&self, write: &Write) -> Option<Outgoing> {
         match (write, self.format) {
             (Write::Upsert(point), Format::Debezium) => {
-                let names = vectors::Names { dense: self.vector.as_deref(), keywords: self.keywords.as_deref() };
+                let names =
+                    vectors::VectorFieldNames { dense: self.vector.as_deref(), keywords: self.keywords.as_deref() };
                 Some(vectors::upsert(&self.collection, point, names, None))
             }
             (Write::Upsert(point), Format::Reference) => Some(reference_vectors::encode(&embedded(point))),
@@ -115,12 +116,12 @@ fn refused(error: &BrokerError) -> SinkError {
 
 /// Converts a point to the tutorial's format: the row's columns that the payload has, and its key, which every reader
 /// needs.
-fn embedded(point: &Point) -> Embedded {
+fn embedded(point: &Point) -> EmbeddedRow {
     let mut fields = point.payload.clone();
     if let [key] = point.provenance.key.as_slice() {
         fields.entry("id").or_insert_with(|| key.clone());
     }
-    Embedded {
+    EmbeddedRow {
         table: Provenance::tagged_table(&point.provenance.table),
         kind: "insert".to_owned(),
         fields,

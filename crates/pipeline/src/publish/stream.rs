@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use tokio::sync::mpsc;
 use tracing::Span;
-use walvec_broker::wire::{Context, SnapshotEnd, Sweep};
+use walvec_broker::wire::{ChangeContext, SnapshotEnd, Sweep};
 use walvec_capture::{CaptureError, ChangeStream};
 use walvec_model::{Change, Generation, Op, RowKey, StreamEvent, Table, TableName, Touched};
 
@@ -43,7 +43,7 @@ enum Step {
 
 /// The transaction that is being read.
 struct Transaction {
-    context: Context,
+    context: ChangeContext,
     rows: usize,
     span: Span,
     /// The trace header of its records.
@@ -80,7 +80,7 @@ impl Session<'_> {
         orders: &mut mpsc::Receiver<Order>,
         active: &mut Option<Active>,
     ) -> Result<(), PipelineError> {
-        let context = Context { generation, committed_at: SystemTime::UNIX_EPOCH, xid: None, snapshot: false };
+        let context = ChangeContext { generation, committed_at: SystemTime::UNIX_EPOCH, xid: None, snapshot: false };
         let mut transaction = Transaction { context, rows: 0, span: Span::none(), traceparent: None };
         let (mut related, unseen) = (Gathered::new(&self.config.source.lookups), Unseen::default());
         let mut progress = self.outlet.progress();
@@ -218,7 +218,7 @@ impl Session<'_> {
     async fn write_again(
         &mut self,
         mut affected: Affected,
-        context: &Context,
+        context: &ChangeContext,
         active: &mut Option<Active>,
     ) -> Result<(), PipelineError> {
         let source = Arc::clone(&self.source);
@@ -341,14 +341,15 @@ impl Session<'_> {
     async fn reread(
         &mut self,
         turn: Turn,
-        context: &Context,
+        context: &ChangeContext,
         active: &mut Option<Active>,
         checkpointer: &mut Checkpointer,
     ) -> Result<(), PipelineError> {
         match turn {
             Turn::Write(rows) => {
                 rows.iter().for_each(|row| checkpointer.takes_as_of(row.position.commit_lsn));
-                let context = Context { committed_at: SystemTime::now(), xid: None, snapshot: true, ..context.clone() };
+                let context =
+                    ChangeContext { committed_at: SystemTime::now(), xid: None, snapshot: true, ..context.clone() };
                 self.write_rows(rows, &context).await?;
                 self.outlet.cut();
             }

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
-use walvec_broker::kafka::connection::Connection;
+use walvec_broker::kafka::connection::BrokerConnection;
 use walvec_broker::kafka::lookup;
 use walvec_capture::{SlotState, Source};
 use walvec_model::{Lsn, RowKey};
@@ -29,7 +29,7 @@ const MOMENTS: usize = 64;
 /// The workers that fill the collections.
 pub(super) struct Workers {
     source: Source,
-    connection: Connection,
+    connection: BrokerConnection,
     /// The groups that a change passes, in order.
     groups: Vec<Group>,
     letters: Arc<LettersTopic>,
@@ -49,7 +49,7 @@ struct Position {
 }
 
 impl Group {
-    async fn position(&self, connection: &Connection) -> Result<Position, PipelineError> {
+    async fn position(&self, connection: &BrokerConnection) -> Result<Position, PipelineError> {
         let committed = lookup::committed(connection, &self.name, &self.topics).await?;
         Ok(Position { partitions: committed.into_iter().map(|(_, next, end)| (next, end)).collect() })
     }
