@@ -33,13 +33,13 @@ use std::ops::RangeInclusive;
 
 pub use catalog::Catalog;
 pub use error::SinkError;
-pub use filter::{Bounds, Condition, Datetime, FieldPath, Filter, NotADatetime, Step};
+pub use filter::{Bounds, Condition, Datetime, FieldPath, Filter, NotADatetime, PathStep};
 pub use futures::future::BoxFuture;
 pub use keywords::Keywords;
 pub use limited::{Limited, RateLimit};
 pub use nearest_rows::nearest_rows;
 pub use ordered::{Order, SortPlace, SortRequest, SortValue, SortedBy, SortedPage, page_in_order};
-pub use paged::{HitPage, Place, page_of_hits};
+pub use paged::{HitPage, HitPlace, page_of_hits};
 pub use walvec_model::IndexType;
 use walvec_model::{
     Fingerprint, Generation, MadeWith, Payload, Point, PointId, Position, Provenance, RawPage, RawPoint, SparseVector,

@@ -58,7 +58,7 @@ mod values;
 pub use chunk::{ChunkSpec, Chunker, Unit};
 pub use error::TransformError;
 pub use fields::{Compared, Field};
-pub use layout::Layout;
+pub use layout::PayloadLayout;
 pub use names::{nearest, similarity};
 pub use printed::printed_names;
 pub use transform::{Completed, Transform, TransformSpec};

@@ -17,9 +17,9 @@ use walvec_model::{Document, IndexType, InputHash, Lookup, Payload, PointId, Row
 use crate::absent::Absences;
 use crate::chunk::{Chunker, MAX_CHUNKS};
 use crate::error::TransformError;
-use crate::layout::Layout;
+use crate::layout::PayloadLayout;
 use crate::point_id;
-use crate::shape::{RowContext, Shape, uses_null};
+use crate::shape::{ColumnPlan, RowContext, uses_null};
 use crate::template::{SyntaxError, Template};
 use crate::values::Types;
 use crate::{indexed, lookup};
@@ -43,7 +43,7 @@ pub struct TransformSpec {
     /// Further payload fields, each with its name and template. A computed field replaces the column of the same name.
     pub computed: Vec<(String, String)>,
     /// How the payload is laid out.
-    pub layout: Layout,
+    pub layout: PayloadLayout,
     /// Rows of other tables that the text is rendered with.
     pub lookups: Vec<Lookup>,
     /// Which fields of the payload are indexed, and with which index type. A field that is indexed as a number is
@@ -59,7 +59,7 @@ pub struct Transform {
     computed: Vec<(String, Template)>,
     chunker: Option<Chunker>,
     /// The last shape that was seen. A table keeps its shape for millions of rows.
-    shape: RwLock<Option<Arc<Shape>>>,
+    shape: RwLock<Option<Arc<ColumnPlan>>>,
     /// The column types of looked-up tables, as far as those tables were seen.
     lookup_types: RwLock<Arc<[Arc<Types>]>>,
 }
@@ -281,7 +281,7 @@ impl Transform {
     }
 
     /// Returns the shape that was seen last.
-    pub(crate) fn shape_seen(&self) -> Option<Arc<Shape>> {
+    pub(crate) fn shape_seen(&self) -> Option<Arc<ColumnPlan>> {
         self.shape.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -295,7 +295,7 @@ impl Transform {
     }
 
     /// Returns the shape of `table`, which is checked when it is first seen.
-    fn shape(&self, table: &Table) -> Result<Arc<Shape>, TransformError> {
+    fn shape(&self, table: &Table) -> Result<Arc<ColumnPlan>, TransformError> {
         if let Some(shape) = self.shape_seen().filter(|shape| shape.is_of(table)) {
             return Ok(shape);
         }

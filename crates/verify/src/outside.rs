@@ -51,7 +51,7 @@ pub struct Applied {
 
 /// A row that could not be processed.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Parked {
+pub struct ParkedRow {
     /// The key columns' values.
     pub key: Vec<Value>,
     /// The error's code.
@@ -64,7 +64,7 @@ pub struct Parked {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ParkedPage {
     /// The rows.
-    pub rows: Vec<Parked>,
+    pub rows: Vec<ParkedRow>,
     /// The key behind which the next page begins; `None` at the end.
     pub next: Option<Vec<Value>>,
 }

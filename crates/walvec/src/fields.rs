@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use walvec_model::{IndexType, Type};
-use walvec_transform::{Compared, Layout, Transform};
+use walvec_transform::{Compared, PayloadLayout, Transform};
 
 use crate::config::{CollectionConfig, IndexKind};
 use crate::http::read::Known;
@@ -63,7 +63,7 @@ pub(crate) enum Origin {
 /// The source of a collection's description for programs.
 pub(crate) struct Description {
     table: String,
-    layout: Layout,
+    layout: PayloadLayout,
     chunked: bool,
     has_keywords: bool,
     /// The columns that the configuration names; `None`: all columns of the table.

@@ -8,9 +8,9 @@ use walvec_model::{Generation, PointId, Position, Provenance, RawPage, RawPoint,
 
 use super::convert::older_than;
 use super::paths::collection_directory;
-use super::steps::{self, Step};
-use super::store::Store;
-use super::writer::{Pace, Writer};
+use super::steps::{self, EngineStep};
+use super::store::EngineStore;
+use super::writer::{BuildPace, CollectionWriter};
 use super::{manifest, read};
 use crate::{
     BoxFuture, CollectionId, CollectionSpec, Filter, Generations, Hit, SCROLL_POINTS, ScrollPage, Search,
@@ -33,8 +33,8 @@ use crate::{
 /// for an index build either.
 #[derive(Clone, Debug)]
 pub struct Embedded {
-    store: Arc<Store>,
-    writer: Arc<Writer>,
+    store: Arc<EngineStore>,
+    writer: Arc<CollectionWriter>,
 }
 
 impl Embedded {
@@ -59,8 +59,8 @@ impl Embedded {
     /// [`SinkError::Fingerprint`] if it holds vectors of another model or dimension, [`SinkError::Locked`] if it is open
     /// already, here or elsewhere, [`SinkError::Corrupt`] if its files cannot be read, [`SinkError::Io`].
     pub fn open(root: &Path, spec: CollectionSpec) -> Result<Self, SinkError> {
-        let store = Arc::new(Store::open(root, spec)?);
-        let writer = Arc::new(Writer::new(Arc::clone(&store)));
+        let store = Arc::new(EngineStore::open(root, spec)?);
+        let writer = Arc::new(CollectionWriter::new(Arc::clone(&store)));
         Ok(Self { store, writer })
     }
 
@@ -124,7 +124,7 @@ impl Sink for Embedded {
     }
 
     fn delete_table(&self, table: &TableName) -> BoxFuture<'_, Result<(), SinkError>> {
-        let step = Step::DeleteTable { table: Provenance::table_tag(table) };
+        let step = EngineStep::DeleteTable { table: Provenance::table_tag(table) };
         Box::pin(async move { self.writer.change(vec![step]).await.map(drop) })
     }
 
@@ -134,7 +134,7 @@ impl Sink for Embedded {
     }
 
     fn sweep(&self, table: &TableName, current: Generation) -> BoxFuture<'_, Result<u64, SinkError>> {
-        let step = Step::Sweep { table: Provenance::table_tag(table), current };
+        let step = EngineStep::Sweep { table: Provenance::table_tag(table), current };
         Box::pin(self.writer.change(vec![step]))
     }
 
@@ -164,11 +164,11 @@ impl Sink for Embedded {
     }
 
     fn optimize(&self) -> BoxFuture<'_, Result<(), SinkError>> {
-        Box::pin(self.writer.optimize(Pace::Settled))
+        Box::pin(self.writer.optimize(BuildPace::Settled))
     }
 
     fn optimize_while_filling(&self) -> BoxFuture<'_, Result<(), SinkError>> {
-        Box::pin(self.writer.optimize(Pace::Filling))
+        Box::pin(self.writer.optimize(BuildPace::Filling))
     }
 
     fn indexed(&self) -> BoxFuture<'_, Result<Option<u64>, SinkError>> {

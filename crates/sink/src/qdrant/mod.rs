@@ -38,11 +38,11 @@ use qdrant_client::qdrant::{CountPoints, Filter as ClientFilter, WriteOrdering, 
 use walvec_model::{Generation, PointId, Position, Provenance, RawPage, RawPoint, StoredPoint, TableName, Vector};
 
 pub use aliases::Aliases;
-use answer::Place;
+use answer::CollectionPlace;
 pub use channel::Connections;
-use pace::Pace;
+use pace::RequestSizes;
 use server::connect;
-pub use server::{LOCAL, Layout, Quantization, Server, local_version};
+pub use server::{CollectionLayout, LOCAL, Quantization, Server, local_version};
 use tenants::Tenants;
 
 use crate::catalog::{self, Catalog as _};
@@ -56,12 +56,12 @@ const ORDERING: WriteOrdering = WriteOrdering { r#type: WriteOrderingType::Mediu
 
 /// One collection of a server.
 #[derive(Clone)]
-pub struct Remote(Arc<Inner>);
+pub struct Remote(Arc<RemoteCollection>);
 
-struct Inner {
+struct RemoteCollection {
     client: Qdrant,
     spec: CollectionSpec,
-    place: Place,
+    place: CollectionPlace,
     /// Whether `spec.name` is an alias, to be looked up, or the collection's own name.
     is_alias: bool,
     /// The shards, where a field decides about them.
@@ -71,10 +71,10 @@ struct Inner {
     /// Whether a crash of the server may bring back points that were removed by a filter.
     brings_back: AtomicBool,
     server: Server,
-    pace: Pace,
+    pace: RequestSizes,
 }
 
-impl Inner {
+impl RemoteCollection {
     fn name(&self) -> String {
         self.place.name()
     }
@@ -116,10 +116,10 @@ impl Remote {
     }
 
     fn open(server: Server, spec: CollectionSpec, is_alias: bool) -> Result<Self, SinkError> {
-        let place = Place::new(&server.url, &spec.name);
+        let place = CollectionPlace::new(&server.url, &spec.name);
         let client = connect(&server, &place)?;
         let tenants = server.layout.shard_key.clone().map(Tenants::new);
-        let inner = Inner {
+        let inner = RemoteCollection {
             client,
             spec,
             place,
@@ -128,7 +128,7 @@ impl Remote {
             is_alone: false,
             brings_back: AtomicBool::new(true),
             server,
-            pace: Pace::default(),
+            pace: RequestSizes::default(),
         };
         Ok(Self(Arc::new(inner)))
     }
@@ -156,7 +156,7 @@ impl Remote {
     /// # Errors
     /// If the server cannot be asked.
     pub async fn held_back(&self) -> Result<u64, SinkError> {
-        let Inner { client, place, .. } = &*self.0;
+        let RemoteCollection { client, place, .. } = &*self.0;
         let response = client.collection_info(self.0.name()).await.map_err(|error| place.error(error))?;
         let queue = response.result.and_then(|info| info.update_queue);
         Ok(queue.and_then(|queue| queue.deferred_points).unwrap_or(0))
@@ -182,7 +182,7 @@ impl Remote {
     }
 
     async fn count_where(&self, filter: Option<ClientFilter>) -> Result<u64, SinkError> {
-        let Inner { client, place, .. } = &*self.0;
+        let RemoteCollection { client, place, .. } = &*self.0;
         let request =
             CountPoints { collection_name: self.0.name(), filter, exact: Some(true), ..CountPoints::default() };
         let response = client.count(request).await.map_err(|error| place.error(error))?;

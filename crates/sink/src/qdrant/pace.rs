@@ -15,7 +15,7 @@ const UNLIMITED: usize = usize::MAX;
 
 /// The sizes of reads and of writes that the limits allow, as learned from refusals.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct RequestSizes {
     pub(super) reads: Size,
     pub(super) writes: Size,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use qdrant_client::Qdrant;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::answer::Place;
+use super::answer::CollectionPlace;
 use super::channel::Connections;
 use crate::SinkError;
 
@@ -17,7 +17,7 @@ pub struct Server {
     /// The API key, if the server requires one.
     pub api_key: Option<SecretString>,
     /// How new collections are made; existing ones are never changed.
-    pub layout: Layout,
+    pub layout: CollectionLayout,
     /// The shared connections to the server.
     pub connections: Connections,
 }
@@ -26,13 +26,18 @@ impl Server {
     /// Describes the server at this URL, without a key and with the server's defaults for new collections.
     #[must_use]
     pub fn at(url: impl Into<String>) -> Self {
-        Self { url: url.into(), api_key: None, layout: Layout::default(), connections: Connections::default() }
+        Self {
+            url: url.into(),
+            api_key: None,
+            layout: CollectionLayout::default(),
+            connections: Connections::default(),
+        }
     }
 }
 
 /// How a new collection is laid out over the server's memory, disks and nodes. `None`: the server's own default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Layout {
+pub struct CollectionLayout {
     /// Whether vectors lie on disk, read through the page cache.
     pub on_disk: Option<bool>,
     /// Whether there are compressed vectors, which are searched first.
@@ -71,11 +76,11 @@ pub async fn local_version() -> Option<String> {
 }
 
 /// Makes the client for everything but writes; all collections of a server share it.
-pub(super) fn connect(server: &Server, place: &Place) -> Result<Qdrant, SinkError> {
+pub(super) fn connect(server: &Server, place: &CollectionPlace) -> Result<Qdrant, SinkError> {
     server.connections.client(|| new_client(server, place))
 }
 
-fn new_client(server: &Server, place: &Place) -> Result<Qdrant, SinkError> {
+fn new_client(server: &Server, place: &CollectionPlace) -> Result<Qdrant, SinkError> {
     let key = server.api_key.as_ref().map(|key| key.expose_secret());
     if key.is_some_and(|key| key.is_empty() || !key.chars().all(|character| character.is_ascii_graphic())) {
         // The client's own error would repeat the key.

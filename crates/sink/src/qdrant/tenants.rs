@@ -15,7 +15,7 @@ use qdrant_client::qdrant::{
 };
 use walvec_model::{Payload, Point, PointId, Value};
 
-use super::Inner;
+use super::RemoteCollection;
 use super::convert::point_id;
 use super::read::{retrieved, vectors};
 use crate::{Condition, Filter, SinkError, Write};
@@ -84,7 +84,7 @@ impl Tenants {
     }
 
     /// Returns whether the shard exists; asks the server unless that is known.
-    pub(super) async fn exists(&self, inner: &Inner, key: &Key) -> Result<bool, SinkError> {
+    pub(super) async fn exists(&self, inner: &RemoteCollection, key: &Key) -> Result<bool, SinkError> {
         if !self.knows(key) {
             self.learn(shards(inner).await?);
         }
@@ -92,7 +92,7 @@ impl Tenants {
     }
 
     /// Lists the shards, and creates the one for points without a value.
-    pub(super) async fn prepare(&self, inner: &Inner) -> Result<(), SinkError> {
+    pub(super) async fn prepare(&self, inner: &RemoteCollection) -> Result<(), SinkError> {
         self.learn(shards(inner).await?);
         let made = self.ensure(inner, &Key::Keyword(NOBODY.to_owned())).await;
         made.map_err(|error| match error {
@@ -107,7 +107,7 @@ impl Tenants {
     }
 
     /// Creates a shard, unless it exists. [`SinkError::BadRequest`] if the server does not take the key.
-    async fn ensure(&self, inner: &Inner, key: &Key) -> Result<(), SinkError> {
+    async fn ensure(&self, inner: &RemoteCollection, key: &Key) -> Result<(), SinkError> {
         if self.knows(key) {
             return Ok(());
         }
@@ -129,7 +129,11 @@ impl Tenants {
     }
 
     /// Finds the shard of each write of a batch, and creates the shards that are missing.
-    pub(super) async fn route<'w>(&self, inner: &Inner, batch: &'w [Write]) -> Result<Vec<RoutedWrite<'w>>, SinkError> {
+    pub(super) async fn route<'w>(
+        &self,
+        inner: &RemoteCollection,
+        batch: &'w [Write],
+    ) -> Result<Vec<RoutedWrite<'w>>, SinkError> {
         let ids: Vec<PointId> = batch.iter().map(Write::id).collect();
         let present = locate(inner, &ids).await?;
         let mut routed = Vec::with_capacity(batch.len());
@@ -181,7 +185,7 @@ pub(super) fn selector(key: &Key) -> ShardKeySelector {
 }
 
 /// Returns an error if the shard does not exist any more. Then the collection was made again, and no point is to blame.
-pub(super) async fn check(inner: &Inner, shard: Option<&Key>) -> Result<(), SinkError> {
+pub(super) async fn check(inner: &RemoteCollection, shard: Option<&Key>) -> Result<(), SinkError> {
     match shard {
         Some(shard) if !shards(inner).await?.contains(shard) => Err(inner.place.missing()),
         _ => Ok(()),
@@ -190,7 +194,7 @@ pub(super) async fn check(inner: &Inner, shard: Option<&Key>) -> Result<(), Sink
 
 /// Selects all shards, for a request that changes what a filter finds; `None` where the collection is not sharded by a
 /// field.
-pub(super) async fn everywhere(inner: &Inner) -> Result<Option<ShardKeySelector>, SinkError> {
+pub(super) async fn everywhere(inner: &RemoteCollection) -> Result<Option<ShardKeySelector>, SinkError> {
     match &inner.tenants {
         None => Ok(None),
         Some(_) => {
@@ -201,7 +205,7 @@ pub(super) async fn everywhere(inner: &Inner) -> Result<Option<ShardKeySelector>
 }
 
 /// Lists the shards of the collection.
-async fn shards(inner: &Inner) -> Result<HashSet<Key>, SinkError> {
+async fn shards(inner: &RemoteCollection) -> Result<HashSet<Key>, SinkError> {
     let request = CollectionClusterInfoRequest { collection_name: inner.name() };
     let info = inner.client.collection_cluster_info(request).await.map_err(|error| inner.place.error(error))?;
     let local = info.local_shards.into_iter().map(|shard| shard.shard_key);
@@ -210,7 +214,7 @@ async fn shards(inner: &Inner) -> Result<HashSet<Key>, SinkError> {
 }
 
 /// Returns the shards that these points are in; points that do not exist are left out.
-async fn locate(inner: &Inner, ids: &[PointId]) -> Result<HashMap<PointId, Key>, SinkError> {
+async fn locate(inner: &RemoteCollection, ids: &[PointId]) -> Result<HashMap<PointId, Key>, SinkError> {
     let mut present = HashMap::with_capacity(ids.len());
     for point in retrieved(inner, ids, &false.into(), false).await? {
         if let Some(key) = point.shard_key.and_then(|key| key.key) {
@@ -221,7 +225,10 @@ async fn locate(inner: &Inner, ids: &[PointId]) -> Result<HashMap<PointId, Key>,
 }
 
 /// Turns payload writes whose points change their shard into writes of whole points, with the stored vector.
-async fn with_vectors<'w>(inner: &Inner, mut writes: Vec<RoutedWrite<'w>>) -> Result<Vec<RoutedWrite<'w>>, SinkError> {
+async fn with_vectors<'w>(
+    inner: &RemoteCollection,
+    mut writes: Vec<RoutedWrite<'w>>,
+) -> Result<Vec<RoutedWrite<'w>>, SinkError> {
     let moves = |routed: &RoutedWrite<'_>| routed.leaves.is_some() && matches!(*routed.write, Write::Payload { .. });
     let ids: Vec<PointId> = writes.iter().filter(|routed| moves(routed)).map(|routed| routed.write.id()).collect();
     let mut stored = HashMap::with_capacity(ids.len());

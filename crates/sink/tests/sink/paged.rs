@@ -3,7 +3,9 @@
 use serde_json::json;
 use walvec_model::{Point, PointId, Provenance};
 use walvec_sink::embedded::Embedded;
-use walvec_sink::{CollectionSpec, Filter, Keywords, Place, Query, Search, SearchRequest, Sink, Write, page_of_hits};
+use walvec_sink::{
+    CollectionSpec, Filter, HitPlace, Keywords, Query, Search, SearchRequest, Sink, Write, page_of_hits,
+};
 
 use crate::common::{DIMENSION, point, provenance, spec, vector};
 use crate::server::{on_every_server, remote};
@@ -34,7 +36,7 @@ fn chunk(id: u64) -> Point {
 
 /// Returns the points of all consecutive pages.
 async fn all_pages(sink: &impl Search, query: &Query, by_row: bool) -> Vec<PointId> {
-    let (mut found, mut place) = (Vec::new(), Place::default());
+    let (mut found, mut place) = (Vec::new(), HitPlace::default());
     loop {
         let request =
             SearchRequest { query: query.clone(), limit: PER_PAGE, filter: Filter::default(), min_score: None };
@@ -97,7 +99,7 @@ async fn a_page_behind_the_last_one_is_empty() {
     for (offset, limit, found) in [(0, 1, 1), (1, 1, 0), (100, 5, 0), (usize::MAX, 100, 0)] {
         let query = Query::Dense(vector(1, DIMENSION));
         let request = SearchRequest { query, limit, filter: Filter::default(), min_score: None };
-        let page = page_of_hits(&sink, request, Place { offset, fused_for: 2 }, false).await.unwrap();
+        let page = page_of_hits(&sink, request, HitPlace { offset, fused_for: 2 }, false).await.unwrap();
         assert_eq!((page.hits.len(), page.next), (found, None), "from {offset} on");
     }
 }

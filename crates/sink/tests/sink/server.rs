@@ -170,7 +170,7 @@ async fn whoever_writes_alone_deletes_by_ids_and_others_leave_what_was_made_newe
         let sink = remote(&test_server.url(), spec(DIMENSION)).alone(is_alone);
         sink.prepare().await.unwrap();
         for chunk in upserts(1..=2500).chunks(500) {
-            sink.write(&chunk).await.unwrap();
+            sink.write(chunk).await.unwrap();
         }
         test_server.reset_calls();
         assert_eq!(sink.sweep(&books(), Generation(2)).await.unwrap(), 2500);

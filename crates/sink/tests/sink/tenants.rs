@@ -8,7 +8,7 @@ use qdrant_client::qdrant::shard_key::Key;
 use qdrant_client::qdrant::{CollectionClusterInfoRequest, CountPoints, ShardKeySelector};
 use serde_json::{Value, json};
 use walvec_model::{Generation, PointId, Provenance, TableName};
-use walvec_sink::qdrant::{Layout, Remote, Server};
+use walvec_sink::qdrant::{CollectionLayout, Remote, Server};
 use walvec_sink::{CollectionSpec, Condition, Filter, Search, SearchRequest, Sink, SinkError, Write};
 use walvec_test_qdrant::{Call, Code, Fault, TestServer};
 
@@ -16,7 +16,7 @@ use crate::common::{DIMENSION, all_points, books, fields, nearest_to, point, pro
 use crate::server::remote;
 
 fn sharded(url: &str, spec: CollectionSpec) -> Remote {
-    let layout = Layout { shard_key: Some("tenant".to_owned()), ..Layout::default() };
+    let layout = CollectionLayout { shard_key: Some("tenant".to_owned()), ..CollectionLayout::default() };
     Remote::new(Server { layout, ..Server::at(url) }, spec).unwrap()
 }
 

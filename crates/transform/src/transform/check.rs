@@ -6,11 +6,11 @@ use walvec_model::{Column, Lookup, Table, Type};
 use super::Transform;
 use crate::error::TransformError;
 use crate::names::{ALWAYS_ROW, ROW, unknown_column};
-use crate::shape::Shape;
+use crate::shape::ColumnPlan;
 use crate::template::{Template, first_segment};
 
 impl Transform {
-    pub(super) fn new_shape(&self, table: &Table) -> Result<Shape, TransformError> {
+    pub(super) fn new_shape(&self, table: &Table) -> Result<ColumnPlan, TransformError> {
         let columns = table.columns.clone();
         check_template(table, &self.text, &self.spec.lookups)?;
         for (_, template) in &self.computed {
@@ -33,7 +33,7 @@ impl Transform {
         let reachable = reachable.map(|(index, column)| (column.name.clone(), index, column.ty.clone())).collect();
         let is_needed = |(index, column): (usize, &Column)| table.key.contains(&index) || self.needs(&column.name);
         let needed = columns.iter().enumerate().map(is_needed).collect();
-        Ok(Shape { columns, payload, reachable, needed })
+        Ok(ColumnPlan { columns, payload, reachable, needed })
     }
 
     fn check_field(&self, table: &Table, field: &str, name: &str) -> Result<(), TransformError> {

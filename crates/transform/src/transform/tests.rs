@@ -31,7 +31,7 @@ fn spec(text: &str) -> TransformSpec {
         text: text.to_owned(),
         payload: None,
         computed: vec![],
-        layout: Layout::Flat,
+        layout: PayloadLayout::Flat,
         lookups: vec![],
         indexes: vec![],
     }

@@ -10,7 +10,7 @@ use walvec_embed::Embedder;
 use walvec_model::Lsn;
 use walvec_pipeline::store::SnapshotState;
 use walvec_pipeline::{PipelineError, Store};
-use walvec_sink::{Place, Query, SearchRequest, page_of_hits};
+use walvec_sink::{HitPlace, Query, SearchRequest, page_of_hits};
 
 use super::running::Running;
 use super::{ConfigArgs, Failure, hits, output};
@@ -188,7 +188,7 @@ async fn search_here(
     };
     let place = match &args.cursor {
         Some(cursor) => cursor.place_in(&ranking).ok_or_else(|| Failure::new(2, "E_USAGE", OF_ANOTHER_SEARCH))?,
-        None => Place::default(),
+        None => HitPlace::default(),
     };
     let _data_dir = app::lock(directory)?;
     let embedder = app::load_embedder(config).await?;

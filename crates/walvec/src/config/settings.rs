@@ -13,7 +13,7 @@ use walvec_model::{Lookup, TableName};
 use walvec_sink::IndexType;
 use walvec_sink::keywords::DEFAULT_LANGUAGE;
 use walvec_sink::qdrant::{Connections, Quantization};
-use walvec_transform::{ChunkSpec, Layout, Unit};
+use walvec_transform::{ChunkSpec, PayloadLayout, Unit};
 
 use super::broker::BrokerSettings;
 use super::embedding::EmbeddingSettings;
@@ -202,7 +202,7 @@ impl CollectionConfig {
     }
 
     /// Returns the layout of its payloads.
-    pub(crate) fn layout(&self) -> Layout {
+    pub(crate) fn layout(&self) -> PayloadLayout {
         self.layout.into()
     }
 
@@ -295,7 +295,7 @@ pub(crate) enum LayoutKind {
     FastEmbed,
 }
 
-impl From<LayoutKind> for Layout {
+impl From<LayoutKind> for PayloadLayout {
     fn from(kind: LayoutKind) -> Self {
         match kind {
             LayoutKind::Flat => Self::Flat,
@@ -306,7 +306,7 @@ impl From<LayoutKind> for Layout {
     }
 }
 
-impl From<LayoutKind> for walvec_verify::Layout {
+impl From<LayoutKind> for walvec_verify::StoredLayout {
     fn from(kind: LayoutKind) -> Self {
         match kind {
             LayoutKind::Flat => Self::Flat,

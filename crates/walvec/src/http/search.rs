@@ -16,8 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use walvec_embed::{EmbedError, Embedder};
 use walvec_model::{Lsn, Vector};
 use walvec_pipeline::status::Status;
-use walvec_sink::{Hit, Place, Query as Wanted, SearchRequest, SinkError, page_of_hits};
-use walvec_transform::Layout;
+use walvec_sink::{Hit, HitPlace, Query as Wanted, SearchRequest, SinkError, page_of_hits};
+use walvec_transform::PayloadLayout;
 
 use super::hits::AnswerHit;
 use super::problem::{Problem, Reason};
@@ -66,7 +66,7 @@ pub(crate) struct Found {
     /// The collection that was searched.
     pub(crate) collection: String,
     /// The layout of its payloads.
-    pub(crate) layout: Layout,
+    pub(crate) layout: PayloadLayout,
     /// The mode of the search, which decides what the scores mean.
     pub(crate) mode: Mode,
     /// The hits, best first.
@@ -194,7 +194,7 @@ impl Searcher {
         let ranking = Ranking { collection: &collection.name, text, mode, filter, min_score, by_row, limit };
         let place = match &query.cursor {
             Some(cursor) => cursor.place_in(&ranking).ok_or_else(|| refused(Refused(OF_ANOTHER_SEARCH.to_owned())))?,
-            None => Place::default(),
+            None => HitPlace::default(),
         };
         let _admitted = Arc::clone(&self.admission).try_acquire_owned().map_err(|_| busy())?;
         let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| busy())?;

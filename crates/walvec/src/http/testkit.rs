@@ -15,7 +15,7 @@ use walvec_pipeline::status::{CollectionStatus, Phase, Status};
 use walvec_sink::{
     BoxFuture, Condition, Filter, Hit, Keywords, Query, Search, SearchRequest, SinkError, SortRequest, SortValue,
 };
-use walvec_transform::{Compared, Field, Layout};
+use walvec_transform::{Compared, Field, PayloadLayout};
 
 use super::read::Known;
 use super::tasks::Operations;
@@ -319,7 +319,7 @@ impl Fields for Unseen {
 pub(crate) fn searchable(name: &str, search: Arc<dyn Search>) -> Searchable {
     Searchable {
         name: name.to_owned(),
-        layout: Layout::Flat,
+        layout: PayloadLayout::Flat,
         keywords: None,
         is_chunked: false,
         description: Arc::new(description()),

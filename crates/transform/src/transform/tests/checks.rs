@@ -80,16 +80,16 @@ fn walvecs_own_field_cannot_be_overwritten() {
 #[test]
 fn a_field_whose_name_the_layout_needs_is_refused_and_named() {
     let spec = |name: &str, layout| TransformSpec { layout, ..with_computed(name, "x") };
-    for (layout, name) in [(Layout::LlamaIndex, "doc_id"), (Layout::LangChain, "_id")] {
+    for (layout, name) in [(PayloadLayout::LlamaIndex, "doc_id"), (PayloadLayout::LangChain, "_id")] {
         let error = Transform::new(spec(name, layout)).unwrap().check(&books()).unwrap_err();
         assert_eq!(error.code(), "E_SCHEMA");
         assert!(error.to_string().contains(&format!("\"{name}\", which the layout {layout} needs")), "{error}");
-        assert!(Transform::new(spec(name, Layout::Flat)).unwrap().check(&books()).is_ok());
+        assert!(Transform::new(spec(name, PayloadLayout::Flat)).unwrap().check(&books()).is_ok());
     }
-    let column = TransformSpec { layout: Layout::LlamaIndex, ..self::spec("") };
+    let column = TransformSpec { layout: PayloadLayout::LlamaIndex, ..self::spec("") };
     assert!(Transform::new(column).unwrap().check(&table(&["id", "document_id"])).is_err());
     // The other layouts put the fields into an object of their own, so nothing can clash.
-    for layout in [Layout::LangChain, Layout::FastEmbed] {
+    for layout in [PayloadLayout::LangChain, PayloadLayout::FastEmbed] {
         let columns = table(&["id", "page_content", "document", "metadata"]);
         assert!(Transform::new(TransformSpec { layout, ..self::spec("") }).unwrap().check(&columns).is_ok());
     }

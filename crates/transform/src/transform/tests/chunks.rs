@@ -34,8 +34,8 @@ fn a_layout_with_a_place_for_the_text_has_that_of_the_chunk_there_and_names_the_
         let transform = in_chunks(TransformSpec { layout, ..spec("one two three") }, "part");
         transform.render(&table, &key, &dune()).unwrap()
     };
-    assert_eq!(documents(Layout::LangChain)[1].payload["page_content"], "three");
-    let nodes = documents(Layout::LlamaIndex);
+    assert_eq!(documents(PayloadLayout::LangChain)[1].payload["page_content"], "three");
+    let nodes = documents(PayloadLayout::LlamaIndex);
     assert_eq!(nodes[1].payload["doc_id"], json!(nodes[0].id.to_string()));
     assert!(!nodes[1].payload.contains_key("part"));
 }

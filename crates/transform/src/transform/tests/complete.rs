@@ -99,7 +99,7 @@ proptest! {
     fn what_complete_restores_renders_as_the_whole_row_does(
         values in prop::collection::vec(prop_oneof![Just(Value::Null), any::<i64>().prop_map(|n| json!(n)), ".*".prop_map(|t| json!(t))], 4),
         unchanged in 1_usize..5,
-        layout in prop::sample::select(vec![Layout::Flat, Layout::LangChain, Layout::LlamaIndex, Layout::FastEmbed]),
+        layout in prop::sample::select(vec![PayloadLayout::Flat, PayloadLayout::LangChain, PayloadLayout::LlamaIndex, PayloadLayout::FastEmbed]),
     ) {
         let spec = spec("{{ name }}/{{ author }}/{{ year }}/{{ description }}");
         let transform = Transform::new(TransformSpec { layout, ..spec }).unwrap();

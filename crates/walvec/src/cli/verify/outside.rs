@@ -8,7 +8,7 @@ use walvec_model::{Fingerprint, PointId, RawPage, RawPoint};
 use walvec_pipeline::status::{Phase, Status};
 use walvec_sink::qdrant::Remote;
 use walvec_sink::{Search, SinkError};
-use walvec_verify::{Applied, BoxFuture, Parked, ParkedPage, Points, RepairPortion, RepairState, VerifyError};
+use walvec_verify::{Applied, BoxFuture, ParkedPage, ParkedRow, Points, RepairPortion, RepairState, VerifyError};
 
 use crate::cli::Failure;
 use crate::cli::running::{E_TASK_RUNNING, Running};
@@ -52,7 +52,7 @@ impl walvec_verify::Running for Followed<'_> {
             query.extend(after.as_deref().map(|key| ("after", key)));
             let page: Page = self.0.get("/api/v1/dead-letters", &query).await?;
             let letters = page.dead_letters.into_iter();
-            let rows = letters.map(|letter| Parked { key: letter.key, code: letter.code, reason: letter.reason });
+            let rows = letters.map(|letter| ParkedRow { key: letter.key, code: letter.code, reason: letter.reason });
             Ok(ParkedPage { rows: rows.collect(), next: page.next })
         })
     }

@@ -16,7 +16,7 @@ use walvec_model::{Lsn, RowKey};
 use walvec_pipeline::PipelineError;
 use walvec_pipeline::letters::Letters;
 use walvec_pipeline::letters_topic::LettersTopic;
-use walvec_verify::{Applied, BoxFuture, Parked, ParkedPage, RepairPortion, RepairState, VerifyError};
+use walvec_verify::{Applied, BoxFuture, ParkedPage, ParkedRow, RepairPortion, RepairState, VerifyError};
 
 use crate::app;
 use crate::broker::Broker;
@@ -169,7 +169,7 @@ impl walvec_verify::Running for Workers {
             let after = after.map(|key| canonical(&key));
             let rest =
                 letters.into_iter().filter(|letter| after.as_ref().is_none_or(|after| canonical(&letter.key) > *after));
-            let rows = rest.map(|letter| Parked { key: letter.key, code: letter.code, reason: letter.reason });
+            let rows = rest.map(|letter| ParkedRow { key: letter.key, code: letter.code, reason: letter.reason });
             Ok(ParkedPage { rows: rows.collect(), next: None })
         })
     }
