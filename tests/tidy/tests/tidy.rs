@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use walvec_tidy::files::{self, SourceFile};
-use walvec_tidy::modules;
+use walvec_tidy::{modules, types};
 
 /// The longest file.
 const LINES: usize = 450;
@@ -36,6 +36,75 @@ const LONGER: &[(&str, usize)] = &[
 
 /// Crates whose modules use each other in circles, and how many modules the largest circle has. It may only shrink.
 const CIRCLES: &[(&str, usize)] = &[("pipeline", 30), ("walvec", 16)];
+
+/// Names of types that more than one thing has, with the reason. One that names a single thing goes from this list.
+const SHARED: &[(&str, &str)] = &[
+    ("Accepted", "not yet renamed"),
+    ("Access", "not yet renamed"),
+    ("Answer", "not yet renamed"),
+    ("Answered", "not yet renamed"),
+    ("Asked", "not yet renamed"),
+    ("Body", "not yet renamed"),
+    ("Checked", "not yet renamed"),
+    ("Columns", "not yet renamed"),
+    ("Command", "not yet renamed"),
+    ("DataDir", "not yet renamed"),
+    ("Document", "not yet renamed"),
+    ("Embedded", "not yet renamed"),
+    ("Ended", "not yet renamed"),
+    ("Entries", "not yet renamed"),
+    ("Failure", "not yet renamed"),
+    ("Field", "not yet renamed"),
+    ("Found", "not yet renamed"),
+    ("Given", "not yet renamed"),
+    ("Guard", "not yet renamed"),
+    ("Held", "not yet renamed"),
+    ("Known", "not yet renamed"),
+    ("Moment", "not yet renamed"),
+    ("OnGap", "not yet renamed"),
+    ("OnLong", "not yet renamed"),
+    ("Order", "not yet renamed"),
+    ("Origin", "not yet renamed"),
+    ("Outcome", "not yet renamed"),
+    ("Page", "not yet renamed"),
+    ("PageQuery", "not yet renamed"),
+    ("Parts", "not yet renamed"),
+    ("Place", "not yet renamed"),
+    ("Position", "not yet renamed"),
+    ("Problem", "not yet renamed"),
+    ("Progress", "not yet renamed"),
+    ("ReadAgain", "not yet renamed"),
+    ("Reading", "not yet renamed"),
+    ("Reads", "not yet renamed"),
+    ("Record", "not yet renamed"),
+    ("Relation", "not yet renamed"),
+    ("Report", "not yet renamed"),
+    ("Resync", "not yet renamed"),
+    ("Row", "not yet renamed"),
+    ("Run", "not yet renamed"),
+    ("Running", "not yet renamed"),
+    ("Service", "not yet renamed"),
+    ("Session", "not yet renamed"),
+    ("Shared", "not yet renamed"),
+    ("Slot", "not yet renamed"),
+    ("Stage", "not yet renamed"),
+    ("State", "not yet renamed"),
+    ("Step", "not yet renamed"),
+    ("Stored", "not yet renamed"),
+    ("Subject", "not yet renamed"),
+    ("TableFacts", "not yet renamed"),
+    ("Tables", "not yet renamed"),
+    ("Taken", "not yet renamed"),
+    ("Target", "not yet renamed"),
+    ("Text", "not yet renamed"),
+    ("Told", "not yet renamed"),
+    ("Touched", "not yet renamed"),
+    ("Version", "not yet renamed"),
+    ("Wanted", "not yet renamed"),
+    ("Watch", "not yet renamed"),
+    ("Which", "not yet renamed"),
+    ("Work", "not yet renamed"),
+];
 
 /// How a doc comment must not begin: it is read alone, where the pointer hovers over a name.
 const DEPENDENT: [&str; 4] = ["The same", "As above", "See ", "Like "];
@@ -76,6 +145,16 @@ fn modules_use_each_other_in_one_direction() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_name_of_a_type_means_one_thing() {
+    let excepted: BTreeSet<&str> = SHARED.iter().map(|(name, _)| *name).collect();
+    let shared = types::shared_names(&files::below("crates").unwrap());
+    let wrong: BTreeMap<_, _> = shared.iter().filter(|(name, _)| !excepted.contains(name.as_str())).collect();
+    assert!(wrong.is_empty(), "names that several types share: {wrong:#?}");
+    let single: Vec<_> = excepted.iter().filter(|name| !shared.contains_key(**name)).collect();
+    assert!(single.is_empty(), "take these from the list, each names one type by now: {single:#?}");
 }
 
 #[test]
