@@ -99,7 +99,7 @@ pub use connect::{Session, open_session};
 pub use error::CaptureError;
 pub use limits::Resource;
 pub use look::Look;
-pub use lookup::Related;
+pub use lookup::{KeyPage, Related};
 pub use outlook::Outlook;
 pub use owner::Ownership;
 pub use preflight::{Actor, Finding, OwnedObject, Remedy, Script, ScriptPart, Severity, Statement, Subject, Unfit};

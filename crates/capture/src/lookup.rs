@@ -28,6 +28,22 @@ pub enum Related<'a> {
     ToAny,
 }
 
+/// Some of the keys of a table, in key order.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyPage<'a> {
+    /// The key before the first one; `None` to begin at the start.
+    pub after: Option<&'a RowKey>,
+    /// The most keys.
+    pub limit: usize,
+}
+
+/// The columns of the rows that a query yields, and how to read them.
+#[derive(Clone, Copy)]
+pub(crate) struct AnswerForm<'a> {
+    pub(crate) table: &'a Table,
+    pub(crate) kinds: &'a [ValueKind],
+}
+
 impl Source {
     /// Reads the rows that `main` looks up. `wanted` holds values of the columns of [`Lookup::on`], none of them NULL.
     /// Each returned row is an object of its columns, with the index in `wanted` that it belongs to; rows are in the
@@ -51,7 +67,8 @@ impl Source {
         let kinds: Vec<ValueKind> = std::iter::once(ValueKind::Integer).chain(theirs.kinds.iter().cloned()).collect();
         let ours: Vec<&str> = lookup.on.iter().map(|(_, ours)| ours.as_str()).collect();
         let by = |wanted: &[&RowKey]| looked_up(lookup, main, theirs, wanted);
-        let (rows, asked) = self.copied_by(main, &ours, wanted, by, &answer, &kinds).await?;
+        let form = AnswerForm { table: &answer, kinds: &kinds };
+        let (rows, asked) = self.copied_by(main, (&ours, wanted), by, form).await?;
         let object = |row: Row| {
             let mut cells = row.0.into_iter().map(|cell| cell.value().cloned().unwrap_or_default());
             let number = cells.next().and_then(|number| usize::try_from(number.as_u64()?).ok())?;
@@ -62,8 +79,7 @@ impl Source {
         Ok(rows.into_iter().filter_map(object).collect())
     }
 
-    /// Returns the keys of the rows of `main` that look something up in the changed rows, in key order: at most
-    /// `limit`, all greater than `after`.
+    /// Returns a page of the keys of the rows of `main` that look something up in the changed rows.
     ///
     /// # Errors
     /// Returns the errors of [`look_up`](Self::look_up).
@@ -72,22 +88,22 @@ impl Source {
         main: &TableName,
         lookup: &Lookup,
         changed: &Related<'_>,
-        after: Option<&RowKey>,
-        limit: usize,
+        page: KeyPage<'_>,
     ) -> Result<Vec<RowKey>, CaptureError> {
         let (main, theirs) = (&self.shape(main).await?, &self.shape(&lookup.table).await?);
         let columns: Vec<Column> = main.table.key.iter().map(|index| main.table.columns[*index].clone()).collect();
         let kinds: Vec<ValueKind> = main.table.key.iter().map(|index| main.kinds[*index].clone()).collect();
         let answer = Table { name: main.table.name.clone(), key: (0..columns.len()).collect(), columns };
+        let form = AnswerForm { table: &answer, kinds: &kinds };
         let rows = match changed {
             Related::ToAny => {
-                let query = related(lookup, main, theirs, None, after, limit)?;
-                self.copied(&query, &answer, &kinds).await.map_err(|error| error.about(&answer.name))?
+                let query = related(lookup, main, theirs, None, page)?;
+                self.copied(&query, form).await.map_err(|error| error.about(&answer.name))?
             }
             Related::To(values) => {
                 let columns: Vec<&str> = lookup.on.iter().map(|(theirs, _)| theirs.as_str()).collect();
-                let by = |values: &[&RowKey]| related(lookup, main, theirs, Some(values), after, limit);
-                self.copied_by(theirs, &columns, values, by, &answer, &kinds).await?.0
+                let by = |values: &[&RowKey]| related(lookup, main, theirs, Some(values), page);
+                self.copied_by(theirs, (&columns, values), by, form).await?.0
             }
         };
         let key = |row: Row| RowKey::new(row.0.iter().filter_map(|cell| cell.value().cloned()).collect());
@@ -130,24 +146,22 @@ impl Source {
     async fn copied_by(
         &self,
         shape: &ReadableTable,
-        columns: &[&str],
-        values: &[RowKey],
+        (columns, values): (&[&str], &[RowKey]),
         query: impl Fn(&[&RowKey]) -> Result<String, CaptureError>,
-        answer: &Table,
-        kinds: &[ValueKind],
+        form: AnswerForm<'_>,
     ) -> Result<(Vec<Row>, Vec<usize>), CaptureError> {
         let all: Vec<&RowKey> = values.iter().collect();
-        match self.copied(&query(&all)?, answer, kinds).await {
+        match self.copied(&query(&all)?, form).await {
             Ok(rows) => return Ok((rows, (0..values.len()).collect())),
             Err(error) if error.is_about_a_value() => {}
-            Err(error) => return Err(error.about(&answer.name)),
+            Err(error) => return Err(error.about(&form.table.name)),
         }
         let places = self.possible(shape, columns, values).await?;
         let some: Vec<&RowKey> = places.iter().map(|place| &values[*place]).collect();
         if some.is_empty() {
             return Ok((Vec::new(), places));
         }
-        let rows = self.copied(&query(&some)?, answer, kinds).await.map_err(|error| error.about(&answer.name))?;
+        let rows = self.copied(&query(&some)?, form).await.map_err(|error| error.about(&form.table.name))?;
         Ok((rows, places))
     }
 
@@ -184,17 +198,12 @@ impl Source {
     }
 
     /// Returns the rows that a query yields.
-    pub(crate) async fn copied(
-        &self,
-        query: &str,
-        answer: &Table,
-        kinds: &[ValueKind],
-    ) -> Result<Vec<Row>, Unanswered> {
+    pub(crate) async fn copied(&self, query: &str, form: AnswerForm<'_>) -> Result<Vec<Row>, Unanswered> {
         let session = self.catalog.rows_session().await?;
         let copy = session.copy_out(&format!("COPY ({query}) TO STDOUT")).await.map_err(Unanswered::Refused)?;
         let lines: Vec<Bytes> = copy.try_collect().await.map_err(Unanswered::Refused)?;
         self.catalog.note_read(&session).await?;
-        let mut decoder = RowDecoder::new(answer, kinds);
+        let mut decoder = RowDecoder::new(form.table, form.kinds);
         Ok(lines.iter().map(|line| decoder.row(line)).collect::<Result<_, _>>()?)
     }
 }
@@ -265,8 +274,7 @@ fn related(
     main: &ReadableTable,
     theirs: &ReadableTable,
     changed: Option<&[&RowKey]>,
-    after: Option<&RowKey>,
-    limit: usize,
+    KeyPage { after, limit }: KeyPage<'_>,
 ) -> Result<String, CaptureError> {
     let key: Vec<&str> = main.table.key.iter().map(|index| main.table.columns[*index].name.as_str()).collect();
     let key_columns = quote_columns(key.iter().copied());
@@ -400,7 +408,14 @@ mod tests {
         let mut books = books();
         books.filter = Some("id > 0 OR true".to_owned());
         let (values, after) = ([RowKey::new(vec![json!(1), json!("de")])], RowKey::new(vec![json!(5)]));
-        let query = related(&lookup(Take::One), &books, &reviews(), Some(&[&values[0]]), Some(&after), 10).unwrap();
+        let query = related(
+            &lookup(Take::One),
+            &books,
+            &reviews(),
+            Some(&[&values[0]]),
+            KeyPage { after: Some(&after), limit: 10 },
+        )
+        .unwrap();
         assert_eq!(
             query,
             "WITH found AS MATERIALIZED (SELECT \"id\" FROM ONLY \"s\".\"books\" WHERE (id > 0 OR true\n) \
@@ -408,7 +423,7 @@ mod tests {
              SELECT \"id\" FROM found ORDER BY \"id\" LIMIT 10"
         );
         books.filter = None;
-        let all = related(&lookup(Take::One), &books, &reviews(), None, None, 10).unwrap();
+        let all = related(&lookup(Take::One), &books, &reviews(), None, KeyPage { after: None, limit: 10 }).unwrap();
         assert_eq!(all, "SELECT \"id\" FROM ONLY \"s\".\"books\" ORDER BY \"id\" LIMIT 10");
     }
 

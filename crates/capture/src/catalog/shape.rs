@@ -152,9 +152,9 @@ impl Storage {
     }
 }
 
-/// Returns the statement, in which `$1` and `$2` are the tables' schemas and names. It uses a digest function that no
-/// server setting forbids.
-fn query(version: u32) -> String {
+/// Returns the beginning of the statement: the tables (`root`), each with its partitions (`part`) and with the types that are not the
+/// server's own and that its columns consist of (`own_type`).
+fn parts_and_types(version: u32) -> String {
     // Since 14, a partition can be detached in two steps. Statements ignore it after the first one.
     let (attached, ranges) = match version {
         140_000.. => {
@@ -183,7 +183,15 @@ fn query(version: u32) -> String {
                  UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid {ranges}
                  UNION ALL SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0
              ) AS more (oid) WHERE more.oid >= {FIRST_OWN}
-         ), attribute AS (
+         )"
+    )
+}
+
+/// Returns the statement, in which `$1` and `$2` are the tables' schemas and names. It uses a digest function that no
+/// server setting forbids.
+fn query(version: u32) -> String {
+    format!(
+        "{parts_and_types}, attribute AS (
              SELECT root.place,
                     string_agg(concat_ws(':', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated), ',' ORDER BY a.attnum)
                         AS columns,
@@ -221,6 +229,7 @@ fn query(version: u32) -> String {
          FROM root
          LEFT JOIN attribute USING (place) LEFT JOIN domain USING (place) LEFT JOIN composite USING (place)
          LEFT JOIN label USING (place) LEFT JOIN key USING (place) LEFT JOIN leaf USING (place)",
+        parts_and_types = parts_and_types(version),
         columns = digest("concat_ws(';', attribute.columns, domain.bases, composite.parts)"),
         versions = digest("coalesce(attribute.versions, '')"),
         identity = digest("concat_ws(';', root.relreplident, key.keys, leaf.identities)"),

@@ -23,8 +23,7 @@ const FIRST_USER_DEFINED: u32 = 16_384;
 /// Returns the problems of a table's filter. `index` is the table's place in the configuration.
 pub(super) async fn findings(
     session: &Session,
-    index: usize,
-    spec: &TableSpec,
+    (index, spec): (usize, &TableSpec),
     facts: &TableFacts,
     published: Option<&Published>,
     rights: &Rights<'_>,

@@ -82,14 +82,17 @@ pub(crate) fn findings<'a>(
             let published = published.get(&spec.name);
             can_be_published &= tables::unfit(facts).is_none();
             let found =
-                of_table(session, config, (index, spec), (facts, &known.identities), published, &rights).await?;
+                of_table(session, config, (index, spec), (facts, &known.identities, published), &rights).await?;
             filters_fit &= found.iter().all(|finding| finding.severity < Severity::Error || finding.code != "E_CONFIG");
             findings.extend(found);
             tables.push(facts.clone());
         }
         if can_be_published {
             findings.extend(lookups::findings(session, config, &rights).await?);
-            findings.extend(publication::finding(session, config, aside, &rights, &tables, filters_fit).await?);
+            findings.extend(match filters_fit {
+                true => publication::finding(session, config, aside, &rights, &tables).await?,
+                false => publication::finding_without_filters(session, config, &rights, &tables).await?,
+            });
         }
         Ok(findings)
     })
@@ -115,15 +118,14 @@ async fn of_table(
     session: &Session,
     config: &SourceConfig,
     (index, spec): (usize, &TableSpec),
-    (facts, identities): (&TableFacts, &Identities),
-    published: Option<&Published>,
+    (facts, identities, published): (&TableFacts, &Identities, Option<&Published>),
     rights: &Rights<'_>,
 ) -> Result<Vec<Finding>, CaptureError> {
     let mut findings = tables::findings(facts, published, rights);
     findings.extend(tables::partitions(session, facts, rights).await?);
     findings.extend(tables::partitions_elsewhere(session, facts).await?);
     findings.extend(identity::partitions_without_key(identities, facts, rights));
-    findings.extend(filter::findings(session, index, spec, facts, published, rights).await?);
+    findings.extend(filter::findings(session, (index, spec), facts, published, rights).await?);
     findings.extend(identity::unsent(identities, &config.publication, facts, published, rights));
     Ok(findings)
 }

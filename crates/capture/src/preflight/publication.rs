@@ -11,26 +11,15 @@ use crate::config::SourceConfig;
 use crate::connect::Session;
 use crate::publication::{self, PublicationState};
 
-/// Returns the problem of the publication, if there is one. `filters_fit` says whether a publication can have the row filters.
+/// Returns the problem of the publication, if there is one.
 pub(super) async fn finding(
     session: &Session,
     config: &SourceConfig,
     aside: &[TableName],
     rights: &Rights<'_>,
     tables: &[TableFacts],
-    filters_fit: bool,
 ) -> Result<Option<Finding>, CaptureError> {
     let can = rights.server.capabilities;
-    if !filters_fit {
-        // The contents of the publication are not known before the filters are corrected.
-        let finding = rights.creating(session, &config.publication, tables, String::new()).await?;
-        let finding = match publication::identity(session, &config.publication, can).await? {
-            None => finding,
-            Some(_) => None,
-        };
-        let remedy = "first correct `where`, then `walvec check` again";
-        return Ok(finding.map(|finding| Finding { remedy: remedy.into(), ..finding }));
-    }
     match publication::state(session, config, aside, can).await? {
         PublicationState::Matches { .. } => Ok(None),
         PublicationState::Differs { difference, sql } => {
@@ -55,6 +44,23 @@ pub(super) async fn finding(
             }))
         }
     }
+}
+
+/// Returns the problem of a publication that is missing, as far as it is known while its row filters are not correct.
+pub(super) async fn finding_without_filters(
+    session: &Session,
+    config: &SourceConfig,
+    rights: &Rights<'_>,
+    tables: &[TableFacts],
+) -> Result<Option<Finding>, CaptureError> {
+    // The contents of the publication are not known before the filters are corrected.
+    let finding = rights.creating(session, &config.publication, tables, String::new()).await?;
+    let finding = match publication::identity(session, &config.publication, rights.server.capabilities).await? {
+        None => finding,
+        Some(_) => None,
+    };
+    let remedy = "first correct `where`, then `walvec check` again";
+    Ok(finding.map(|finding| Finding { remedy: remedy.into(), ..finding }))
 }
 
 const KEYS_FIRST: &str = "first give each table a key, then `walvec check` again";

@@ -42,8 +42,8 @@ pub(crate) async fn unfit(
             None => Some(tables::missing(&spec.name)),
             Some(facts) => {
                 let published = published.get(&spec.name);
-                let facts = (facts, &known.identities);
-                let findings = of_table(session, config, (index, spec), facts, published, &rights).await?;
+                let of = (facts, &known.identities, published);
+                let findings = of_table(session, config, (index, spec), of, &rights).await?;
                 let left_out = left_out.contains(&spec.name).then(|| not_published(&config.publication, &spec.name));
                 worst(findings.into_iter().chain(left_out))
             }
@@ -96,8 +96,8 @@ pub(crate) async fn breaking(
     for (index, spec) in specs.iter().enumerate() {
         let Some(facts) = known.facts.get(&spec.name) else { continue };
         let published = published.get(&spec.name).filter(|_| when == Breaks::Now);
-        let of = (facts, &known.identities);
-        let findings = of_table(session, config, (index, spec), of, published, &rights).await?;
+        let of = (facts, &known.identities, published);
+        let findings = of_table(session, config, (index, spec), of, &rights).await?;
         let breaks = |finding: &Finding| {
             finding.severity == Severity::Error
                 && finding.code == "E_REPLICA_IDENTITY"

@@ -27,7 +27,7 @@ const BATCH_BYTES: usize = 1 << 20;
 /// How long to wait for the server's answer at the end.
 const GOODBYE: Duration = Duration::from_secs(3);
 
-type EventBatch = Result<Vec<StreamEvent>, CaptureError>;
+pub(super) type EventBatch = Result<Vec<StreamEvent>, CaptureError>;
 
 /// What has woken the task.
 enum Wake<'a> {
@@ -74,16 +74,23 @@ async fn answer_of(inquiry: &mut Option<AbortOnDropHandle<bool>>) -> bool {
     }
 }
 
+/// What the reader has in common with the consumer of the stream.
+pub(super) struct ConsumerEnds {
+    /// The position that the consumer has confirmed.
+    pub(super) confirmed: watch::Receiver<Lsn>,
+    pub(super) batches: mpsc::Sender<EventBatch>,
+    pub(super) stop: CancellationToken,
+}
+
 impl StreamReader {
     pub(super) fn new(
         replication: Replication,
         relations: Arc<Relations>,
         passed: Passed,
-        confirmed: watch::Receiver<Lsn>,
-        batches: mpsc::Sender<EventBatch>,
+        consumer: ConsumerEnds,
         patience: Patience,
-        stop: CancellationToken,
     ) -> Self {
+        let ConsumerEnds { confirmed, batches, stop } = consumer;
         let interval = patience.status_interval;
         let mut status = tokio::time::interval_at(Instant::now() + interval, interval);
         status.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -205,7 +205,7 @@ impl Search for Embedded {
         with_vectors: bool,
     ) -> BoxFuture<'_, Result<RawPage, SinkError>> {
         let target = self.store.target().clone();
-        Box::pin(self.read(move |shard| read::page(shard, &target, &filter, from, limit, with_vectors)))
+        Box::pin(self.read(move |shard| read::page(shard, &target, &filter, (from, limit), with_vectors)))
     }
 
     fn sorted(&self, request: SortRequest) -> BoxFuture<'_, Result<Vec<(SortValue, RawPoint)>, SinkError>> {

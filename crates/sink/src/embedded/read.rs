@@ -91,8 +91,7 @@ pub(super) fn page(
     shard: &EdgeShard,
     target: &ReadTarget,
     filter: &Filter,
-    from: Option<PointId>,
-    limit: usize,
+    (from, limit): (Option<PointId>, usize),
     with_vectors: bool,
 ) -> Result<RawPage, SinkError> {
     let filter = edge_filter(target.nesting.as_deref(), filter)?;

@@ -51,6 +51,32 @@ pub(crate) async fn on_every_server<F: Future<Output = ()>>(name: &str, test: im
     Remote::purge(server(&url), &spec.name).await.unwrap();
 }
 
+/// Returns conditions on the points of [`what_is_written_can_be_read_and_found`], each with the points that it finds.
+fn conditions(uuid: uuid::Uuid) -> Vec<(Condition, Vec<PointId>)> {
+    let year = |year: i32| Condition::Equals { field: "year".into(), value: json!(year) };
+    let open = Bounds::default();
+    let at = |bounds: Bounds<&str>| Condition::DatetimeRange {
+        field: "at".into(),
+        bounds: bounds.try_map(str::parse).unwrap(),
+    };
+    vec![
+        (Condition::Equals { field: "year".into(), value: json!(1898) }, vec![PointId::Num(1)]),
+        (Condition::Equals { field: "a.b".into(), value: json!("x") }, vec![PointId::Num(1)]),
+        (
+            Condition::Range { field: "year".into(), bounds: Bounds { gte: Some(1899.0), ..Bounds::default() } },
+            vec![PointId::Uuid(uuid)],
+        ),
+        (
+            at(Bounds { gt: Some("2024-01-31T19:00:00Z"), lt: Some("2024-01-31T19:00:01Z"), ..open }),
+            vec![PointId::Num(1)],
+        ),
+        (at(Bounds { lte: Some("2024-01-31T19:00:00.499999Z"), ..open }), vec![]),
+        (at(Bounds { gte: Some("1914-07-28"), lte: Some("2024-01-31T19:00:00.5Z"), ..open }), vec![PointId::Num(1)]),
+        (Condition::AnyOf(vec![year(1898), year(1)]), vec![PointId::Num(1)]),
+        (Condition::AnyOf(vec![Condition::Not(Box::new(Condition::Not(Box::new(year(1898)))))]), vec![PointId::Num(1)]),
+    ]
+}
+
 #[tokio::test]
 async fn what_is_written_can_be_read_and_found() {
     on_every_server("written", async |url, spec| {
@@ -89,30 +115,9 @@ async fn what_is_written_can_be_read_and_found() {
         let nearest = sink.search(nearest_to(77, 3)).await.unwrap();
         assert_eq!(nearest[0].id, PointId::Num(77));
         assert!(nearest[0].score > 0.999 && nearest[0].score <= 1.0);
-        let year = |year: i32| Condition::Equals { field: "year".into(), value: json!(year) };
-        let open = Bounds::default();
-        let at = |bounds: Bounds<&str>| Condition::DatetimeRange {
-            field: "at".into(),
-            bounds: bounds.try_map(str::parse).unwrap(),
-        };
         let near = sink.search(SearchRequest { min_score: Some(0.999), ..nearest_to(77, 3) }).await.unwrap();
         assert_eq!(near.iter().map(|hit| hit.id).collect::<Vec<_>>(), [PointId::Num(77)]);
-        for (condition, found) in [
-            (Condition::Equals { field: "year".into(), value: json!(1898) }, vec![PointId::Num(1)]),
-            (Condition::Equals { field: "a.b".into(), value: json!("x") }, vec![PointId::Num(1)]),
-            (
-                Condition::Range { field: "year".into(), bounds: Bounds { gte: Some(1899.0), ..Bounds::default() } },
-                vec![PointId::Uuid(uuid)],
-            ),
-            (at(Bounds { gt: Some("2024-01-31T19:00:00Z"), lt: Some("2024-01-31T19:00:01Z"), ..open }), vec![PointId::Num(1)]),
-            (at(Bounds { lte: Some("2024-01-31T19:00:00.499999Z"), ..open }), vec![]),
-            (at(Bounds { gte: Some("1914-07-28"), lte: Some("2024-01-31T19:00:00.5Z"), ..open }), vec![PointId::Num(1)]),
-            (Condition::AnyOf(vec![year(1898), year(1)]), vec![PointId::Num(1)]),
-            (
-                Condition::AnyOf(vec![Condition::Not(Box::new(Condition::Not(Box::new(year(1898)))))]),
-                vec![PointId::Num(1)],
-            ),
-        ] {
+        for (condition, found) in conditions(uuid) {
             let request = SearchRequest { filter: Filter(vec![condition]), ..nearest_to(5, 10) };
             let ids: Vec<_> = sink.search(request).await.unwrap().iter().map(|hit| hit.id).collect();
             assert_eq!(ids, found);

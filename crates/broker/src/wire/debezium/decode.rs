@@ -73,7 +73,7 @@ impl DebeziumDecoder {
             _ => {
                 let key = RecordKey::read(record)?.ok_or_else(no_key)?.with_types(source.key_types.as_deref());
                 let after = fields(take("after"), "after")?;
-                let (table, new) = self.row(&source, kind, after, schema.field("after"), key)?;
+                let (table, new) = self.row(&source, kind, (after, schema.field("after")), key)?;
                 let op = if kind == OpKind::Update { Op::Update { old_key: None, new } } else { Op::Insert { new } };
                 (table, op)
             }
@@ -89,8 +89,7 @@ impl DebeziumDecoder {
         &mut self,
         source: &SourceBlock,
         kind: OpKind,
-        after: Map<String, Value>,
-        schema: Schema<'_>,
+        (after, schema): (Map<String, Value>, Schema<'_>),
         key: RecordKey,
     ) -> Result<(Arc<Table>, Row), Malformed> {
         let key = key.with_known_types(&source.table, &self.shapes);
