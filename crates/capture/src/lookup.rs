@@ -106,6 +106,7 @@ impl Source {
                 self.copied_by(theirs, (&columns, values), by, form).await?.0
             }
         };
+        debug_assert!(rows.len() <= page.limit, "a page has at most {} keys, not {}", page.limit, rows.len());
         let key = |row: Row| RowKey::new(row.0.iter().filter_map(|cell| cell.value().cloned()).collect());
         Ok(rows.into_iter().map(key).collect())
     }

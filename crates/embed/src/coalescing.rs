@@ -194,6 +194,7 @@ impl WaitingTexts {
             texts += request.texts.len();
             texts <= self.most && request.is_whole == is_whole
         };
+        debug_assert!(!self.requests.is_empty(), "a call begins for a request");
         let count = self.requests.iter().take_while(fits).count().max(1).min(self.requests.len());
         self.since = Instant::now();
         self.requests.drain(..count).collect()

@@ -29,6 +29,7 @@ mod ordered;
 mod paged;
 pub mod qdrant;
 
+use std::collections::HashSet;
 use std::ops::RangeInclusive;
 
 pub use catalog::Catalog;
@@ -95,6 +96,12 @@ impl Write {
             Self::Payload { id, .. } | Self::Delete(id) => *id,
         }
     }
+}
+
+/// Returns whether no two writes of a batch name the same point, which the order of its requests and of its steps relies on.
+pub(crate) fn names_each_point_once(batch: &[Write]) -> bool {
+    let mut seen = HashSet::with_capacity(batch.len());
+    batch.iter().all(|write| seen.insert(write.id()))
 }
 
 /// Distinguishes a collection from another one of the same name, for example one that was made again on a server that had lost its disk.

@@ -53,6 +53,7 @@ pub async fn page_of_hits(
     let next = (ranked.len() > end).then_some(HitPlace { offset: end, fused_for });
     ranked.truncate(end);
     let hits = ranked.split_off(place.offset.min(ranked.len()));
+    debug_assert!(hits.len() <= per_page, "a page has at most {per_page} hits, not {}", hits.len());
     Ok(HitPage { hits: with_fields(collection, hits).await?, next })
 }
 

@@ -159,6 +159,7 @@ impl Transform {
         values: &[Value],
         looked_up: &[Arc<Value>],
     ) -> Result<Vec<Document>, TransformError> {
+        debug_assert_eq!(values.len(), table.columns.len(), "a complete row has a value for each column");
         let shape = self.shape(table)?;
         let context = |absences: Option<&Absences>| Rendered::from_object(RowContext::new(&shape, values, absences));
         let failed = |template: &Template, error: &minijinja::Error| match template.mistake(error) {
@@ -200,6 +201,7 @@ impl Transform {
 
     /// Makes a document of each piece of a row's text.
     fn documents(&self, (table, key): (&Table, &RowKey), pieces: &[&str], fields: Payload) -> Vec<Document> {
+        debug_assert!(!pieces.is_empty(), "a row has a document");
         let row = self.point_id(table, key);
         let chunks = u32::try_from(pieces.len()).unwrap_or(u32::MAX);
         let ids = std::iter::once(row).chain(self.further_ids(&table.name, key, chunks));

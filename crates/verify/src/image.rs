@@ -154,6 +154,7 @@ impl Imager {
                 content: Ok(Content { text, payload, own, layout: self.layout, fractions: self.fractions }),
             }
         };
+        debug_assert!(count > 0, "a row has an image");
         (0..).zip(pieces).map(image).collect()
     }
 

@@ -108,6 +108,8 @@ impl Merge {
 
     fn next_row(&mut self) -> io::Result<Option<Expected>> {
         let next = self.sorted.next()?;
+        let is_in_order = self.head.as_ref().zip(next.as_ref()).is_none_or(|(head, next)| head.id <= next.id);
+        debug_assert!(is_in_order, "the expected side comes in id order");
         Ok(std::mem::replace(&mut self.head, next))
     }
 

@@ -151,6 +151,7 @@ impl<'a> Rechecker<'a> {
     }
 
     async fn round(&self, suspects: &[Suspect]) -> Result<RecheckRound, VerifyError> {
+        debug_assert!(suspects.len() <= GET_LIMIT, "one call asks for at most {GET_LIMIT} points");
         let keys: Vec<_> = suspects.iter().filter_map(|suspect| suspect.key.clone()).collect();
         let before = self.rows(&keys).await?;
         let barrier = barrier::emit(self.job.query_session).await?;

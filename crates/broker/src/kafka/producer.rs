@@ -269,7 +269,9 @@ fn headers<'a>(headers: impl ExactSizeIterator<Item = (&'a str, &'a [u8])>) -> O
 }
 
 fn acknowledge(segment: &Segment, progress: &watch::Sender<()>) {
-    if segment.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
+    let pending = segment.pending.fetch_sub(1, Ordering::AcqRel);
+    debug_assert!(pending > 0, "a record is acknowledged once");
+    if pending == 1 {
         progress.send_replace(());
     }
 }

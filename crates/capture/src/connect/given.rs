@@ -35,6 +35,7 @@ pub(super) fn parse(url: &SecretString) -> Result<Vec<ConnInfo>, CaptureError> {
         .iter()
         .flat_map(|target| infos.iter().map(|info| ConnInfo { target: *target, ..info.clone() }))
         .collect();
+    debug_assert!(!infos.is_empty(), "there is a server to try");
     for info in &infos {
         if info.config.get_channel_binding() == ChannelBinding::Require && info.ssl_mode == SslMode::Disable {
             return Err(invalid(

@@ -116,6 +116,7 @@ impl Spooled {
         self.spool.0.waiting.send_if_modified(|waiting| {
             waiting.bytes += untold;
             waiting.in_memory += untold;
+            debug_assert!(waiting.in_memory <= waiting.bytes, "what is in memory is a part of all");
             in_memory = waiting.in_memory;
             false
         });

@@ -58,6 +58,7 @@ impl CopyWorker {
                 Ok(PieceOutcome::Read(rows, took)) => {
                     failed = 0;
                     self.queue.learn(&piece, rows.bytes(), took);
+                    debug_assert!(self.pieces.capacity() > 0, "the spool bounds the number of pieces");
                     if self.pieces.send(ReadPiece { plan: piece.plan, rows }).await.is_err() {
                         return Ok(());
                     }

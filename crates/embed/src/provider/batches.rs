@@ -186,6 +186,7 @@ impl Batches {
         while let Some((range, outcome)) = under_way.next().await {
             match outcome {
                 Ok(answers) => {
+                    debug_assert_eq!(answers.len(), range.len(), "each text of a request has an answer");
                     for (at, answer) in range.clone().zip(answers) {
                         match answer {
                             // Ask for the text alone, to see whether the text itself is the cause.

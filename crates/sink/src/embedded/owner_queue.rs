@@ -91,7 +91,7 @@ impl<T> Attendant<T> {
         loop {
             let mut queue = self.shared.queue();
             let Some(job) = queue.jobs.pop_front() else {
-                // Still under the lock, so that the next caller of `queue` starts a new thread.
+                // Still under the lock, so that the next caller of `add` starts a new thread.
                 queue.is_attended = false;
                 break;
             };
@@ -111,6 +111,7 @@ impl<T> Drop for Attendant<T> {
             queue.is_attended = false;
             queue.jobs.clear();
         }
+        debug_assert!(queue.attendants > 0, "each attendant is counted");
         queue.attendants -= 1;
         self.shared.gone.notify_all();
     }

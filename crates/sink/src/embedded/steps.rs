@@ -12,7 +12,7 @@ use walvec_model::{Generation, Payload, Point, PointId, Provenance, SparseVector
 
 use super::convert::{EdgeId, change_error, edge_id, edge_vectors, of_table, older_than};
 use super::read::{self, VectorNames};
-use crate::{SinkError, Write, check_vector};
+use crate::{SinkError, Write, check_vector, names_each_point_once};
 
 /// One operation of the engine. Repeating it changes nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,6 +47,7 @@ pub(super) struct EnginePoint {
 
 /// Returns the steps of a batch. The batch names no point twice, so the order of its steps does not matter.
 pub(super) fn of_batch(batch: &[Write], dimension: usize) -> Result<Vec<EngineStep>, SinkError> {
+    debug_assert!(names_each_point_once(batch), "the steps of a batch may be made in any order");
     let mut upserts = Vec::new();
     let mut overwrites = Vec::new();
     let mut deletes = Vec::new();

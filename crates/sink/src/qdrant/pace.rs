@@ -58,7 +58,9 @@ impl Size {
     }
 
     fn now(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        let now = self.0.load(Ordering::Relaxed);
+        debug_assert!(now > 0, "a request may name at least one point");
+        now
     }
 }
 

@@ -23,7 +23,7 @@ use walvec_model::PointId;
 use super::convert::{client_id, client_payload, client_vectors};
 use super::tenants::{self, RoutedWrite, selector};
 use super::{ORDERING, RemoteCollection, collection};
-use crate::{CollectionSpec, SinkError, Write};
+use crate::{CollectionSpec, SinkError, Write, names_each_point_once};
 
 /// The most bytes of a request. Proxies and servers refuse large messages, often from 4 MiB on.
 const REQUEST_BYTES: usize = 3 << 20;
@@ -46,6 +46,7 @@ struct WriteItem {
 
 /// Sends a batch; when it returns, the server has applied all of it.
 pub(super) async fn send(inner: &RemoteCollection, batch: &[Write]) -> Result<(), SinkError> {
+    debug_assert!(names_each_point_once(batch), "requests of a batch may arrive in any order");
     let (mut rest, mut written) = (batch, Vec::new());
     while !rest.is_empty() {
         // Finding out where points are counts as reading.
@@ -202,6 +203,7 @@ fn requests(items: Vec<WriteItem>, most: usize) -> Vec<Vec<WriteItem>> {
             last.push(item);
         }
     }
+    debug_assert!(requests.iter().all(|request| request.len() <= most), "a request names at most {most} points");
     requests
 }
 
