@@ -55,6 +55,19 @@ const BUILT_IN_ONLY: &str = "row filters know built-in types only, no enum, doma
 const SEARCH_INSTEAD: &str =
     "remove `where`, keep the column in `payload`, and filter when searching: `walvec search --filter field=value`";
 
+/// Lets the server parse a condition on a table. Fails if the text is not a complete condition by itself.
+pub(crate) async fn prepare(
+    session: &Session,
+    table: &TableName,
+    condition: &str,
+) -> Result<(), tokio_postgres::Error> {
+    // Try two kinds of brackets: a text that is balanced in both cannot close either of them.
+    for bracketed in [format!("({condition}\n)"), format!("(ARRAY[{condition}\n])[1]")] {
+        session.prepare(&format!("SELECT 1 FROM {} WHERE {bracketed}", quote_table(table))).await?;
+    }
+    Ok(())
+}
+
 /// Asks the server whether a publication accepts `filter`. `may_create` says whether the role may create publications.
 pub(crate) async fn try_out(
     session: &Session,
@@ -63,12 +76,8 @@ pub(crate) async fn try_out(
     filter: &str,
     may_create: bool,
 ) -> Result<FilterVerdict, CaptureError> {
-    // Try two kinds of brackets: a text that is balanced in both cannot close either of them.
-    for bracketed in [format!("({filter}\n)"), format!("(ARRAY[{filter}\n])[1]")] {
-        let query = format!("SELECT 1 FROM {} WHERE {bracketed}", quote_table(&facts.name));
-        if let Err(error) = session.prepare(&query).await {
-            return verdict(setting, facts, may_create, &error);
-        }
+    if let Err(error) = prepare(session, &facts.name, filter).await {
+        return verdict(setting, facts, may_create, &error);
     }
     if !may_create {
         return Ok(FilterVerdict::Untried("the role may not create publications in this database".to_owned()));

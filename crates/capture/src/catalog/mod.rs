@@ -27,7 +27,7 @@ pub(crate) use tables::{
     leaves_of,
 };
 use tokio_util::sync::CancellationToken;
-pub(crate) use types::{equalities, resolve as resolve_types};
+pub(crate) use types::{FIRST_USER_DEFINED, equalities, resolve as resolve_types};
 use walvec_model::{Column, Lsn};
 
 use crate::CaptureError;

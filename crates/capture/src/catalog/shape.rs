@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use walvec_model::TableName;
 
+use super::FIRST_USER_DEFINED;
 use crate::CaptureError;
 use crate::connect::{Session, statement_error};
 
@@ -176,13 +177,13 @@ fn parts_and_types(version: u32) -> String {
              JOIN pg_inherits i ON i.inhparent = part.oid {attached}
          ), own_type AS (
              SELECT root.place, a.atttypid AS oid FROM root JOIN pg_attribute a ON a.attrelid = root.oid
-             WHERE a.attnum > 0 AND a.atttypid >= {FIRST_OWN}
+             WHERE a.attnum > 0 AND a.atttypid >= {FIRST_USER_DEFINED}
              UNION
              SELECT own_type.place, more.oid FROM own_type JOIN pg_type t ON t.oid = own_type.oid CROSS JOIN LATERAL (
                  SELECT t.typbasetype UNION ALL SELECT t.typelem
                  UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid {ranges}
                  UNION ALL SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0
-             ) AS more (oid) WHERE more.oid >= {FIRST_OWN}
+             ) AS more (oid) WHERE more.oid >= {FIRST_USER_DEFINED}
          )"
     )
 }
@@ -235,9 +236,6 @@ fn query(version: u32) -> String {
         identity = digest("concat_ws(';', root.relreplident, key.keys, leaf.identities)"),
     )
 }
-
-/// `FirstNormalObjectId`: types with lower oids come with the server and never change.
-const FIRST_OWN: u32 = 16_384;
 
 fn digest(text: &str) -> String {
     format!("encode(substr(sha256(convert_to({text}, getdatabaseencoding())), 1, 16), 'hex')")

@@ -8,6 +8,10 @@ use crate::CaptureError;
 use crate::connect::{Session, statement_error};
 use crate::value::{TypeFacts, ValueKind, model_type};
 
+/// The first oid of user-defined objects: `FirstNormalObjectId` in PostgreSQL's `access/transam.h`. Types with lower oids come with the
+/// server and never change.
+pub(crate) const FIRST_USER_DEFINED: u32 = 16_384;
+
 /// Follows domains to their base types and arrays to their elements. Only the output of `array_out` is an array
 /// literal; `int2vector` and similar types have elements too, but print differently.
 const QUERY: &str = "

@@ -10,15 +10,12 @@ use walvec_model::TableName;
 use super::rights::Rights;
 use super::{Finding, Remedy, Subject, identity};
 use crate::CaptureError;
-use crate::catalog::TableFacts;
+use crate::catalog::{FIRST_USER_DEFINED, TableFacts};
 use crate::config::TableSpec;
 use crate::connect::{Session, statement_error};
 use crate::published::Published;
 use crate::row_filter::{self, FilterVerdict};
 use crate::sql::{quote_columns, quote_table};
-
-/// The first oid of user-defined objects: `FirstNormalObjectId` in PostgreSQL's `access/transam.h`.
-const FIRST_USER_DEFINED: u32 = 16_384;
 
 /// Returns the problems of a table's filter. `index` is the table's place in the configuration.
 pub(super) async fn findings(

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use walvec_model::{Column, Table, TableName};
 
 use super::Selection;
-use crate::CaptureError;
 use crate::catalog::{Leaf, leaves, leaves_of};
 use crate::connect::{Session, describe, statement_error};
 use crate::fetch::{self, KEYS_PER_STATEMENT};
 use crate::server::{PublishedTable, Source};
 use crate::sql::{quote_ident, quote_literal, quote_table};
 use crate::value::ValueKind;
+use crate::{CaptureError, row_filter};
 
 /// A table to copy.
 pub(super) struct Plan {
@@ -156,18 +156,10 @@ async fn plan(
 
 /// Refuses a text that is not a complete condition by itself. It becomes part of a COPY, which takes no parameters.
 pub(super) async fn check(session: &Session, table: &TableName, condition: &str) -> Result<(), CaptureError> {
-    // Try two kinds of brackets: a text that is balanced in both cannot close either of them.
-    for bracketed in [format!("({condition}\n)"), format!("(ARRAY[{condition}\n])[1]")] {
-        let query = format!("SELECT 1 FROM {} WHERE {bracketed}", quote_table(table));
-        match session.prepare(&query).await {
-            Ok(_) => {}
-            Err(error) if is_about_the_statement(&error) => {
-                return Err(CaptureError::Condition { table: table.clone(), reason: describe(&error) });
-            }
-            Err(error) => return Err(statement_error("checking the condition", &error)),
-        }
-    }
-    Ok(())
+    row_filter::prepare(session, table, condition).await.map_err(|error| match is_about_the_statement(&error) {
+        true => CaptureError::Condition { table: table.clone(), reason: describe(&error) },
+        false => statement_error("checking the condition", &error),
+    })
 }
 
 /// Returns whether an error is about the statement: syntax, names, types and rights (SQLSTATE class 42), or invalid
