@@ -6,7 +6,7 @@
 //! understand: `price * 2` becomes `price|_number * 2`, and `price > 2` becomes `price|_least > 2`.
 //!
 //! [`prepare`] only looks at tokens. A template that is not valid is still refused by the engine, and
-//! [`original`](Prepared::original) translates the place of the error.
+//! [`original`](PreparedTemplate::original) translates the place of the error.
 
 /// The filter that turns a numeric into a floating-point number, also inside a list. It leaves any other value alone.
 pub const NUMBER: &str = "_number";
