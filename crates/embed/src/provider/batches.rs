@@ -182,23 +182,23 @@ impl Batches {
             let outcome = self.ask(&texts[range.clone()], lane, of_long).await;
             (range.clone(), self.judged(&texts[range], outcome, lane).await)
         };
-        let mut under_way: FuturesUnordered<_> = self.split(texts).into_iter().map(request).collect();
-        while let Some((range, outcome)) = under_way.next().await {
+        let mut in_flight: FuturesUnordered<_> = self.split(texts).into_iter().map(request).collect();
+        while let Some((range, outcome)) = in_flight.next().await {
             match outcome {
                 Ok(answers) => {
                     debug_assert_eq!(answers.len(), range.len(), "each text of a request has an answer");
                     for (at, answer) in range.clone().zip(answers) {
                         match answer {
                             // Ask for the text alone, to see whether the text itself is the cause.
-                            Err(_) if range.len() > 1 => under_way.push(request(at..at + 1)),
+                            Err(_) if range.len() > 1 => in_flight.push(request(at..at + 1)),
                             answer => results[at] = Some(answer.map_err(RequestFailure::Request)),
                         }
                     }
                 }
                 Err(RequestFailure::Request(_)) if range.len() > 1 => {
                     let middle = range.start + range.len() / 2;
-                    under_way.push(request(range.start..middle));
-                    under_way.push(request(middle..range.end));
+                    in_flight.push(request(range.start..middle));
+                    in_flight.push(request(middle..range.end));
                 }
                 Err(failure @ (RequestFailure::Definite { .. } | RequestFailure::Dimension { .. })) => {
                     return Err(failure);
