@@ -111,9 +111,9 @@ pub(crate) async fn fill(root: PathBuf, points: u64) -> anyhow::Result<Filled> {
     let began = Instant::now();
     let mut longest = Duration::ZERO;
     for first in (0..points).step_by(usize::try_from(BATCH)?) {
-        let batch = (first..(first + BATCH).min(points)).map(|id| Write::Upsert(space.point(id))).collect();
+        let batch: Vec<Write> = (first..(first + BATCH).min(points)).map(|id| Write::Upsert(space.point(id))).collect();
         let write = Instant::now();
-        sink.write(batch).await?;
+        sink.write(&batch).await?;
         longest = longest.max(write.elapsed());
     }
     let seconds = began.elapsed().as_secs_f64();
@@ -128,7 +128,7 @@ pub(crate) async fn fill(root: PathBuf, points: u64) -> anyhow::Result<Filled> {
     // These points are enough for another build, which the stop interrupts.
     let more = points / 10 + 20_000;
     for first in (points..points + more).step_by(usize::try_from(BATCH)?) {
-        sink.write((first..first + BATCH).map(|id| Write::Upsert(space.point(id))).collect()).await?;
+        sink.write(&(first..first + BATCH).map(|id| Write::Upsert(space.point(id))).collect::<Vec<_>>()).await?;
     }
     let build = tokio::spawn({
         let sink = sink.clone();
@@ -223,7 +223,7 @@ async fn single_writes(root: &Path, sink: &Embedded, space: &Space, points: u64)
     for number in 0..SINGLE {
         let point = space.point(number * 37 % points);
         let write = Instant::now();
-        sink.write(vec![Write::Upsert(point)]).await?;
+        sink.write(&[Write::Upsert(point)]).await?;
         writes.push(milliseconds(write.elapsed()));
         let plain = Instant::now();
         file.write_all(&[7; 2000])?;

@@ -99,7 +99,7 @@ pub(crate) async fn write(url: &str) -> anyhow::Result<Reading> {
     for batch in writes.chunks(BATCH * BATCHES_PER_WRITE) {
         let batch = batch.to_vec();
         let began = Instant::now();
-        collection.write(batch).await?;
+        collection.write(&batch).await?;
         seconds += began.elapsed().as_secs_f64();
     }
     ensure!(collection.count().await? == POINTS, "walvec has not written all points");

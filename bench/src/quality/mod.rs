@@ -125,7 +125,7 @@ async fn store(
             points.push(Write::Upsert(Point { id: PointId::Num(number), vector, keywords, payload, provenance }));
             number += 1;
         }
-        collection.write(points).await?;
+        collection.write(&points).await?;
     }
     collection.optimize().await?;
     Ok(collection)

@@ -92,9 +92,9 @@ fn in_words(age: Duration) -> String {
 /// The transactions that the creation of a slot currently waits for. Shared between the creation and the status that
 /// shows them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Waiting(Arc<Mutex<Vec<Blocker>>>);
+pub(crate) struct SlotBlockers(Arc<Mutex<Vec<Blocker>>>);
 
-impl Waiting {
+impl SlotBlockers {
     pub(crate) fn now(&self) -> Vec<Blocker> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -120,9 +120,9 @@ impl Holder {
 }
 
 /// A guard that clears the shown transactions when the creation has ended, successfully or not.
-pub(crate) struct Shown<'a>(pub(crate) &'a Waiting);
+pub(crate) struct ShownBlockers<'a>(pub(crate) &'a SlotBlockers);
 
-impl Shown<'_> {
+impl ShownBlockers<'_> {
     /// Finds out what the server process `pid`, which creates a slot, waits for. A failure to find out does not stop
     /// the creation.
     pub(crate) async fn look(&self, session: Result<Arc<Session>, CaptureError>, pid: i32) {
@@ -137,7 +137,7 @@ impl Shown<'_> {
     }
 }
 
-impl Drop for Shown<'_> {
+impl Drop for ShownBlockers<'_> {
     fn drop(&mut self) {
         self.0.show(Vec::new());
     }

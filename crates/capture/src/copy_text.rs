@@ -5,18 +5,18 @@
 use walvec_model::{Cell, Row, Table, Value};
 
 use crate::CaptureError;
-use crate::value::{self, Kind};
+use crate::value::{self, ValueKind};
 
 /// Decodes rows of one table. Reuses its buffer between rows.
 pub(crate) struct RowDecoder<'a> {
     table: &'a Table,
-    kinds: &'a [Kind],
+    kinds: &'a [ValueKind],
     unescaped: Vec<u8>,
 }
 
 impl<'a> RowDecoder<'a> {
     /// Creates a decoder for rows with the columns of `table`, whose values are read as `kinds` specify.
-    pub(crate) const fn new(table: &'a Table, kinds: &'a [Kind]) -> Self {
+    pub(crate) const fn new(table: &'a Table, kinds: &'a [ValueKind]) -> Self {
         Self { table, kinds, unescaped: Vec::new() }
     }
 
@@ -89,7 +89,7 @@ mod tests {
     fn decode(line: &[u8]) -> Result<Row, CaptureError> {
         let column = |name: &str| Column::new(name, "text", 25);
         let table = Table { name: TableName::new("s", "t"), columns: vec![column("a"), column("b")], key: vec![0] };
-        RowDecoder::new(&table, &[Kind::Text, Kind::Text]).row(line)
+        RowDecoder::new(&table, &[ValueKind::Text, ValueKind::Text]).row(line)
     }
 
     #[test]

@@ -311,26 +311,15 @@ impl CaptureError {
     #[must_use]
     pub fn remedy(&self) -> Option<String> {
         let text = match self {
-            Self::Owned { .. } => {
-                "stop the other process, or give this one collections of its own. If that process is gone, PostgreSQL notices within \
-                 seconds"
-                    .to_owned()
-            }
+            Self::Owned { .. } => END_THE_OTHER.to_owned(),
             Self::Condition { .. } => {
                 "write what could stand after WHERE, for example --where \"year >= 1990\"".to_owned()
             }
-            Self::Config { .. } => {
-                "use postgres://user:password@host:port/database?sslmode=..., with several hosts as \
-                host1:port1,host2:port2, and with special characters percent-encoded"
-                    .to_owned()
-            }
-            Self::OtherTarget { .. } => {
-                "name the primary among the hosts of `source.url`; once the standby is promoted, walvec \
-                goes on there by itself"
-                    .to_owned()
-            }
+            Self::Config { .. } => WRITE_AS_URL.to_owned(),
+            Self::OtherTarget { .. } => NAME_THE_PRIMARY.to_owned(),
             Self::Standby { .. } => {
-                "promote it, or give the address of the primary in `source.url`; walvec goes on by itself then".to_owned()
+                "promote it, or give the address of the primary in `source.url`; walvec goes on by itself then"
+                    .to_owned()
             }
             Self::NoHost { tried } => return Self::decisive(tried).and_then(Self::remedy),
             Self::Auth { .. } => "check user and password, and the server's pg_hba.conf".to_owned(),
@@ -338,9 +327,7 @@ impl CaptureError {
                 "correct the database in `source.url`, or create it: CREATE DATABASE {};",
                 crate::sql::quote_ident(database)
             ),
-            Self::Tls { .. } => "give the certificate authority with sslrootcert=/path/to/ca.pem and connect by the \
-                name in the certificate; sslmode=disable only where nobody can listen"
-                .to_owned(),
+            Self::Tls { .. } => GIVE_THE_AUTHORITY.to_owned(),
             Self::WalLevel { .. } => "ALTER SYSTEM SET wal_level = 'logical'; then restart PostgreSQL".to_owned(),
             Self::Rights { grant: Some(grant), .. } => format!("as the owner of the database, or a superuser: {grant}"),
             Self::Rights { grant: None, .. } => {
@@ -369,26 +356,11 @@ impl CaptureError {
                 crate::sql::quote_literal(slot)
             ),
             Self::Encoding { .. } => "repair the value in the table".to_owned(),
-            Self::Connect { .. } => "see that PostgreSQL runs there and accepts TCP connections; check host and port \
-                of `source.url`"
-                .to_owned(),
-            Self::Unsendable { .. } => {
-                "the text of a value is longer than 1 GB, as that of a bytea of 512 MB is. `walvec resync`, then `walvec run`: the \
-                 tables are read again without it; or `source.on_gap: resync`, which does that by itself. Where no collection uses \
-                 its column, `source.columns: used` lets PostgreSQL leave it out"
-                    .to_owned()
-            }
-            Self::TooLarge { .. } => {
-                "the text of a value is longer than 1 GB, as that of a bytea of 512 MB is: make the value shorter, or leave its column \
-                 out of the collection's templates and `payload`"
-                    .to_owned()
-            }
+            Self::Connect { .. } => CHECK_THE_ADDRESS.to_owned(),
+            Self::Unsendable { .. } => READ_WITHOUT_IT.to_owned(),
+            Self::TooLarge { .. } => MAKE_IT_SHORTER.to_owned(),
             Self::Exhausted { resource, .. } => resource.remedy().to_owned(),
-            Self::Pooler { .. } => {
-                "walvec needs the direct address of the server: put its own host and port into \
-                `source.url`, not those of PgBouncer, Supavisor, RDS Proxy or another pooler"
-                    .to_owned()
-            }
+            Self::Pooler { .. } => NO_POOLER.to_owned(),
             Self::Altered { .. }
             | Self::Rewritten { .. }
             | Self::Spool { .. }
@@ -399,6 +371,33 @@ impl CaptureError {
         Some(text)
     }
 }
+
+// What to do about an error.
+const END_THE_OTHER: &str = "\
+    stop the other process, or give this one collections of its own. If that process is gone, PostgreSQL notices within \
+    seconds";
+const WRITE_AS_URL: &str = "\
+    use postgres://user:password@host:port/database?sslmode=..., with several hosts as \
+    host1:port1,host2:port2, and with special characters percent-encoded";
+const NAME_THE_PRIMARY: &str = "\
+    name the primary among the hosts of `source.url`; once the standby is promoted, walvec \
+    goes on there by itself";
+const GIVE_THE_AUTHORITY: &str = "\
+    give the certificate authority with sslrootcert=/path/to/ca.pem and connect by the \
+    name in the certificate; sslmode=disable only where nobody can listen";
+const READ_WITHOUT_IT: &str = "\
+    the text of a value is longer than 1 GB, as that of a bytea of 512 MB is. `walvec resync`, then `walvec run`: the \
+    tables are read again without it; or `source.on_gap: resync`, which does that by itself. Where no collection uses \
+    its column, `source.columns: used` lets PostgreSQL leave it out";
+const MAKE_IT_SHORTER: &str = "\
+    the text of a value is longer than 1 GB, as that of a bytea of 512 MB is: make the value shorter, or leave its column \
+    out of the collection's templates and `payload`";
+const NO_POOLER: &str = "\
+    walvec needs the direct address of the server: put its own host and port into \
+    `source.url`, not those of PgBouncer, Supavisor, RDS Proxy or another pooler";
+const CHECK_THE_ADDRESS: &str = "\
+    see that PostgreSQL runs there and accepts TCP connections; check host and port \
+    of `source.url`";
 
 #[cfg(test)]
 mod tests {

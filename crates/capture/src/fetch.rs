@@ -10,7 +10,7 @@ use crate::copy_text::RowDecoder;
 use crate::limits::is_too_large;
 use crate::server::Source;
 use crate::sql::{quote_ident, quote_literal, quote_table};
-use crate::value::{self, Kind};
+use crate::value::{self, ValueKind};
 
 /// The maximum number of keys in one statement.
 pub(crate) const KEYS_PER_STATEMENT: usize = 500;
@@ -119,13 +119,13 @@ enum KeysAs {
 }
 
 /// Returns the condition for rows with one of the keys, compared by the `equalities` of the columns' own types.
-pub(crate) fn condition(table: &Table, kinds: &[Kind], equalities: &[String], keys: &[RowKey]) -> String {
+pub(crate) fn condition(table: &Table, kinds: &[ValueKind], equalities: &[String], keys: &[RowKey]) -> String {
     keys_condition(table, kinds, equalities, keys, KeysAs::TheirTypes)
 }
 
 /// Returns the condition for rows with one of the keys. COPY takes no parameters, so keys become literals, whose types
 /// follow from the comparison with the key columns.
-fn keys_condition(table: &Table, kinds: &[Kind], equalities: &[String], keys: &[RowKey], by: KeysAs) -> String {
+fn keys_condition(table: &Table, kinds: &[ValueKind], equalities: &[String], keys: &[RowKey], by: KeysAs) -> String {
     let equality = |index: &usize| match by {
         KeysAs::TheirTypes => equalities.get(*index).map_or("=", String::as_str),
         KeysAs::Text => "=",
@@ -139,7 +139,7 @@ fn keys_condition(table: &Table, kinds: &[Kind], equalities: &[String], keys: &[
         columns.map(name)
     };
     let literals = |key: &RowKey| -> Vec<String> {
-        let kind = |index: usize| kinds.get(index).unwrap_or(&Kind::Text);
+        let kind = |index: usize| kinds.get(index).unwrap_or(&ValueKind::Text);
         let values = key.values().iter().zip(&table.key);
         values.map(|(value, &index)| quote_literal(&value::encode(value, kind(index)))).collect()
     };
@@ -184,7 +184,7 @@ mod tests {
             key: vec![2, 1],
         };
         let keys = [RowKey::new(vec![json!("'); DROP"), json!(-1)])];
-        let kinds = [Kind::Text, Kind::Integer, Kind::Text];
+        let kinds = [ValueKind::Text, ValueKind::Integer, ValueKind::Text];
         assert_eq!(
             statement(&table, r#""x", NULL, "b""#, &condition(&table, &kinds, &[], &keys), "ONLY ", Some("x > 1")),
             r#"COPY (SELECT "x", NULL, "b" FROM ONLY "s"."T" WHERE ("b", "a") IN (('''); DROP', '-1'), ('''); DROP', '-1')) AND (x > 1)) TO STDOUT"#

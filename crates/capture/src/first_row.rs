@@ -5,6 +5,7 @@ use std::sync::Arc;
 use walvec_model::{Row, Table, TableName};
 
 use crate::CaptureError;
+use crate::lookup::AnswerForm;
 use crate::server::Source;
 use crate::sql::{quote_columns, quote_table};
 
@@ -19,7 +20,8 @@ impl Source {
         let only = if shape.partitioned { "" } else { "ONLY " };
         let filter = shape.filter.as_ref().map(|filter| format!(" WHERE ({filter})")).unwrap_or_default();
         let query = format!("SELECT {columns} FROM {only}{}{filter} LIMIT 1", quote_table(table));
-        let rows = self.copied(&query, &shape.table, &shape.kinds).await.map_err(|error| error.about(table))?;
+        let form = AnswerForm { table: &shape.table, kinds: &shape.kinds };
+        let rows = self.copied(&query, form).await.map_err(|error| error.about(table))?;
         Ok(rows.into_iter().next().map(|row| (shape.table, row)))
     }
 }

@@ -18,10 +18,11 @@
 //!
 //! - `config`: the configuration of a source
 //! - `server`: the source: its configuration, catalogue and published tables
-//! - `source`: its operations
+//! - `source`: its operations, each of which calls the module of its subject
 //! - `preflight`: finds what would stop the pipeline before it starts, with the statements that fix it
 //! - `published`, `identities`: what a publication contains, and what the server logs of old rows
 //! - `publication`, `slot`: the two objects that walvec has on the server
+//! - `own_publication`: creates the publication, and corrects one that this configuration has made
 //! - `column_list`: the columns of a table that the publication has, where the configuration asks for a list
 //! - `row_filter`: how the server understands a row filter
 //! - `snapshot`: creates the slot, plans the copy, and runs its workers
@@ -69,6 +70,7 @@ mod limits;
 mod look;
 mod lookup;
 mod outlook;
+mod own_publication;
 mod owner;
 mod pgoutput;
 mod preflight;
@@ -97,15 +99,14 @@ pub use connect::{Session, open_session};
 pub use error::CaptureError;
 pub use limits::Resource;
 pub use look::Look;
-pub use lookup::Related;
+pub use lookup::{KeyPage, Related};
 pub use outlook::Outlook;
 pub use owner::Ownership;
-pub use preflight::{Actor, Finding, Owned, Part, Remedy, Script, Severity, Statement, Subject, Unfit};
+pub use preflight::{Actor, Finding, OwnedObject, Remedy, Script, ScriptPart, Severity, Statement, Subject, Unfit};
 pub use publication::{PublicationDrop, PublicationIdentity, PublicationState};
 pub use server::Source;
-pub use slot::{SlotState, WalStatus};
+pub use slot::{ServerPosition, SlotState, WalStatus};
 pub use snapshot::{Selection, Snapshot};
-pub use source::ServerPosition;
 pub use stream::ChangeStream;
 pub use waits::{LockWait, LockWatch};
 pub use withheld::Withheld;

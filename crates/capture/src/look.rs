@@ -7,7 +7,7 @@ use crate::catalog::{self, Shape, parse_lsn};
 use crate::connect::statement_error;
 use crate::publication::{PublicationIdentity, identity_expression};
 use crate::server::Source;
-use crate::source::ServerPosition;
+use crate::slot::ServerPosition;
 
 /// The result of a look.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,9 +12,9 @@ use walvec_model::{Column, Lookup, Row, RowKey, Table, TableName, Value};
 use crate::CaptureError;
 use crate::connect::{describe, statement_error};
 use crate::copy_text::RowDecoder;
-use crate::server::{Shape, Source};
+use crate::server::{ReadableTable, Source};
 use crate::sql::{quote_columns, quote_ident, quote_literal, quote_table};
-use crate::value::{self, Kind};
+use crate::value::{self, ValueKind};
 
 /// The oid of `bigint`, from PostgreSQL's `pg_type.dat`.
 const BIGINT: u32 = 20;
@@ -26,6 +26,22 @@ pub enum Related<'a> {
     To(&'a [RowKey]),
     /// Any of its rows.
     ToAny,
+}
+
+/// Some of the keys of a table, in key order.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyPage<'a> {
+    /// The key before the first one; `None` to begin at the start.
+    pub after: Option<&'a RowKey>,
+    /// The most keys.
+    pub limit: usize,
+}
+
+/// The columns of the rows that a query yields, and how to read them.
+#[derive(Clone, Copy)]
+pub(crate) struct AnswerForm<'a> {
+    pub(crate) table: &'a Table,
+    pub(crate) kinds: &'a [ValueKind],
 }
 
 impl Source {
@@ -48,10 +64,11 @@ impl Source {
         let number = Column::new("number", "bigint", BIGINT);
         let columns = std::iter::once(number).chain(theirs.table.columns.iter().cloned()).collect();
         let answer = Table { name: lookup.table.clone(), columns, key: vec![0] };
-        let kinds: Vec<Kind> = std::iter::once(Kind::Integer).chain(theirs.kinds.iter().cloned()).collect();
+        let kinds: Vec<ValueKind> = std::iter::once(ValueKind::Integer).chain(theirs.kinds.iter().cloned()).collect();
         let ours: Vec<&str> = lookup.on.iter().map(|(_, ours)| ours.as_str()).collect();
         let by = |wanted: &[&RowKey]| looked_up(lookup, main, theirs, wanted);
-        let (rows, asked) = self.copied_by(main, &ours, wanted, by, &answer, &kinds).await?;
+        let form = AnswerForm { table: &answer, kinds: &kinds };
+        let (rows, asked) = self.copied_by(main, (&ours, wanted), by, form).await?;
         let object = |row: Row| {
             let mut cells = row.0.into_iter().map(|cell| cell.value().cloned().unwrap_or_default());
             let number = cells.next().and_then(|number| usize::try_from(number.as_u64()?).ok())?;
@@ -62,8 +79,7 @@ impl Source {
         Ok(rows.into_iter().filter_map(object).collect())
     }
 
-    /// Returns the keys of the rows of `main` that look something up in the changed rows, in key order: at most
-    /// `limit`, all greater than `after`.
+    /// Returns a page of the keys of the rows of `main` that look something up in the changed rows.
     ///
     /// # Errors
     /// Returns the errors of [`look_up`](Self::look_up).
@@ -72,24 +88,25 @@ impl Source {
         main: &TableName,
         lookup: &Lookup,
         changed: &Related<'_>,
-        after: Option<&RowKey>,
-        limit: usize,
+        page: KeyPage<'_>,
     ) -> Result<Vec<RowKey>, CaptureError> {
         let (main, theirs) = (&self.shape(main).await?, &self.shape(&lookup.table).await?);
         let columns: Vec<Column> = main.table.key.iter().map(|index| main.table.columns[*index].clone()).collect();
-        let kinds: Vec<Kind> = main.table.key.iter().map(|index| main.kinds[*index].clone()).collect();
+        let kinds: Vec<ValueKind> = main.table.key.iter().map(|index| main.kinds[*index].clone()).collect();
         let answer = Table { name: main.table.name.clone(), key: (0..columns.len()).collect(), columns };
+        let form = AnswerForm { table: &answer, kinds: &kinds };
         let rows = match changed {
             Related::ToAny => {
-                let query = related(lookup, main, theirs, None, after, limit)?;
-                self.copied(&query, &answer, &kinds).await.map_err(|error| error.about(&answer.name))?
+                let query = related(lookup, main, theirs, None, page)?;
+                self.copied(&query, form).await.map_err(|error| error.about(&answer.name))?
             }
             Related::To(values) => {
                 let columns: Vec<&str> = lookup.on.iter().map(|(theirs, _)| theirs.as_str()).collect();
-                let by = |values: &[&RowKey]| related(lookup, main, theirs, Some(values), after, limit);
-                self.copied_by(theirs, &columns, values, by, &answer, &kinds).await?.0
+                let by = |values: &[&RowKey]| related(lookup, main, theirs, Some(values), page);
+                self.copied_by(theirs, (&columns, values), by, form).await?.0
             }
         };
+        debug_assert!(rows.len() <= page.limit, "a page has at most {} keys, not {}", page.limit, rows.len());
         let key = |row: Row| RowKey::new(row.0.iter().filter_map(|cell| cell.value().cloned()).collect());
         Ok(rows.into_iter().map(key).collect())
     }
@@ -101,7 +118,7 @@ impl Source {
     }
 
     /// Returns how to read a table, as of the first request for it; `None` if the table is not followed.
-    pub(crate) async fn shape_of(&self, table: &TableName) -> Result<Option<Shape>, CaptureError> {
+    pub(crate) async fn shape_of(&self, table: &TableName) -> Result<Option<ReadableTable>, CaptureError> {
         let mut known = self.shapes.lock().await;
         if let Some(shape) = known.get(table) {
             return Ok(Some(shape.clone()));
@@ -110,12 +127,12 @@ impl Source {
         let Some(published) = self.published_as(&spec).await?.pop() else { return Ok(None) };
         let kinds = self.catalog.kinds_of(&published.table.columns, &published.table.key).await?.into();
         let partitioned = published.facts.kind == "p";
-        let shape = Shape { table: published.table, kinds, filter: published.filter, partitioned };
+        let shape = ReadableTable { table: published.table, kinds, filter: published.filter, partitioned };
         known.insert(table.clone(), shape.clone());
         Ok(Some(shape))
     }
 
-    async fn shape(&self, table: &TableName) -> Result<Shape, CaptureError> {
+    async fn shape(&self, table: &TableName) -> Result<ReadableTable, CaptureError> {
         self.shape_of(table).await?.ok_or_else(|| CaptureError::Table {
             table: table.clone(),
             reason: "is not one of the configured tables".to_owned(),
@@ -129,30 +146,33 @@ impl Source {
     /// they must not prevent the others from being read.
     async fn copied_by(
         &self,
-        shape: &Shape,
-        columns: &[&str],
-        values: &[RowKey],
+        shape: &ReadableTable,
+        (columns, values): (&[&str], &[RowKey]),
         query: impl Fn(&[&RowKey]) -> Result<String, CaptureError>,
-        answer: &Table,
-        kinds: &[Kind],
+        form: AnswerForm<'_>,
     ) -> Result<(Vec<Row>, Vec<usize>), CaptureError> {
         let all: Vec<&RowKey> = values.iter().collect();
-        match self.copied(&query(&all)?, answer, kinds).await {
+        match self.copied(&query(&all)?, form).await {
             Ok(rows) => return Ok((rows, (0..values.len()).collect())),
             Err(error) if error.is_about_a_value() => {}
-            Err(error) => return Err(error.about(&answer.name)),
+            Err(error) => return Err(error.about(&form.table.name)),
         }
         let places = self.possible(shape, columns, values).await?;
         let some: Vec<&RowKey> = places.iter().map(|place| &values[*place]).collect();
         if some.is_empty() {
             return Ok((Vec::new(), places));
         }
-        let rows = self.copied(&query(&some)?, answer, kinds).await.map_err(|error| error.about(&answer.name))?;
+        let rows = self.copied(&query(&some)?, form).await.map_err(|error| error.about(&form.table.name))?;
         Ok((rows, places))
     }
 
     /// Returns the indexes of the values that are valid for the columns' types.
-    async fn possible(&self, shape: &Shape, columns: &[&str], values: &[RowKey]) -> Result<Vec<usize>, CaptureError> {
+    async fn possible(
+        &self,
+        shape: &ReadableTable,
+        columns: &[&str],
+        values: &[RowKey],
+    ) -> Result<Vec<usize>, CaptureError> {
         let session = self.catalog.rows_session().await?;
         let mut possible = Vec::new();
         let mut rest: Vec<Range<usize>> = Vec::new();
@@ -179,12 +199,12 @@ impl Source {
     }
 
     /// Returns the rows that a query yields.
-    pub(crate) async fn copied(&self, query: &str, answer: &Table, kinds: &[Kind]) -> Result<Vec<Row>, Unanswered> {
+    pub(crate) async fn copied(&self, query: &str, form: AnswerForm<'_>) -> Result<Vec<Row>, Unanswered> {
         let session = self.catalog.rows_session().await?;
         let copy = session.copy_out(&format!("COPY ({query}) TO STDOUT")).await.map_err(Unanswered::Refused)?;
         let lines: Vec<Bytes> = copy.try_collect().await.map_err(Unanswered::Refused)?;
         self.catalog.note_read(&session).await?;
-        let mut decoder = RowDecoder::new(answer, kinds);
+        let mut decoder = RowDecoder::new(form.table, form.kinds);
         Ok(lines.iter().map(|line| decoder.row(line)).collect::<Result<_, _>>()?)
     }
 }
@@ -221,8 +241,8 @@ impl From<CaptureError> for Unanswered {
 /// literals.
 pub(crate) fn looked_up(
     lookup: &Lookup,
-    main: &Shape,
-    theirs: &Shape,
+    main: &ReadableTable,
+    theirs: &ReadableTable,
     wanted: &[&RowKey],
 ) -> Result<String, CaptureError> {
     let ours: Vec<&str> = lookup.on.iter().map(|(_, ours)| ours.as_str()).collect();
@@ -252,11 +272,10 @@ pub(crate) fn looked_up(
 /// Returns the query for the keys of the rows that look something up in the rows with these values, or in any row.
 fn related(
     lookup: &Lookup,
-    main: &Shape,
-    theirs: &Shape,
+    main: &ReadableTable,
+    theirs: &ReadableTable,
     changed: Option<&[&RowKey]>,
-    after: Option<&RowKey>,
-    limit: usize,
+    KeyPage { after, limit }: KeyPage<'_>,
 ) -> Result<String, CaptureError> {
     let key: Vec<&str> = main.table.key.iter().map(|index| main.table.columns[*index].name.as_str()).collect();
     let key_columns = quote_columns(key.iter().copied());
@@ -286,12 +305,12 @@ fn related(
 }
 
 /// Returns the table for a FROM clause. With `INHERITS`, child tables are separate tables.
-fn from(shape: &Shape) -> String {
+fn from(shape: &ReadableTable) -> String {
     format!("{}{}", if shape.partitioned { "" } else { "ONLY " }, quote_table(&shape.table.name))
 }
 
 /// Returns the order of the looked-up rows. It ends with their key, so that the order is always the same.
-fn order(lookup: &Lookup, theirs: &Shape, alias: &str) -> String {
+fn order(lookup: &Lookup, theirs: &ReadableTable, alias: &str) -> String {
     let by = lookup.order().iter().map(|by| (by.column.as_str(), if by.descending { " DESC" } else { "" }));
     let key = theirs.table.key.iter().map(|index| (theirs.table.columns[*index].name.as_str(), ""));
     let terms = by.chain(key).map(|(column, direction)| format!("{alias}.{}{direction}", quote_ident(column)));
@@ -299,7 +318,7 @@ fn order(lookup: &Lookup, theirs: &Shape, alias: &str) -> String {
 }
 
 /// Returns the values of these columns as literals of the columns' types.
-fn literals(shape: &Shape, columns: &[&str], values: &RowKey) -> Result<String, CaptureError> {
+fn literals(shape: &ReadableTable, columns: &[&str], values: &RowKey) -> Result<String, CaptureError> {
     let literal = |(name, value): (&&str, &Value)| {
         let index = shape.table.column_index(name).ok_or_else(|| missing(&shape.table.name, name))?;
         let text = quote_literal(&value::encode(value, &shape.kinds[index]));
@@ -339,22 +358,26 @@ mod tests {
 
     use super::*;
 
-    fn shape(name: &str, columns: &[(&str, &str, Kind)]) -> Shape {
-        let column = |(name, type_name, _): &(&str, &str, Kind)| Column::new(*name, *type_name, 0);
+    fn shape(name: &str, columns: &[(&str, &str, ValueKind)]) -> ReadableTable {
+        let column = |(name, type_name, _): &(&str, &str, ValueKind)| Column::new(*name, *type_name, 0);
         let table =
             Table { name: TableName::new("s", name), columns: columns.iter().map(column).collect(), key: vec![0] };
         let kinds = columns.iter().map(|(_, _, kind)| kind.clone()).collect();
-        Shape { table: Arc::new(table), kinds, filter: None, partitioned: false }
+        ReadableTable { table: Arc::new(table), kinds, filter: None, partitioned: false }
     }
 
-    fn books() -> Shape {
-        shape("books", &[("id", "integer", Kind::Integer), ("lang", "text", Kind::Text)])
+    fn books() -> ReadableTable {
+        shape("books", &[("id", "integer", ValueKind::Integer), ("lang", "text", ValueKind::Text)])
     }
 
-    fn reviews() -> Shape {
+    fn reviews() -> ReadableTable {
         shape(
             "reviews",
-            &[("id", "bigint", Kind::Integer), ("book", "bigint", Kind::Integer), ("l", "text", Kind::Text)],
+            &[
+                ("id", "bigint", ValueKind::Integer),
+                ("book", "bigint", ValueKind::Integer),
+                ("l", "text", ValueKind::Text),
+            ],
         )
     }
 
@@ -386,7 +409,14 @@ mod tests {
         let mut books = books();
         books.filter = Some("id > 0 OR true".to_owned());
         let (values, after) = ([RowKey::new(vec![json!(1), json!("de")])], RowKey::new(vec![json!(5)]));
-        let query = related(&lookup(Take::One), &books, &reviews(), Some(&[&values[0]]), Some(&after), 10).unwrap();
+        let query = related(
+            &lookup(Take::One),
+            &books,
+            &reviews(),
+            Some(&[&values[0]]),
+            KeyPage { after: Some(&after), limit: 10 },
+        )
+        .unwrap();
         assert_eq!(
             query,
             "WITH found AS MATERIALIZED (SELECT \"id\" FROM ONLY \"s\".\"books\" WHERE (id > 0 OR true\n) \
@@ -394,7 +424,7 @@ mod tests {
              SELECT \"id\" FROM found ORDER BY \"id\" LIMIT 10"
         );
         books.filter = None;
-        let all = related(&lookup(Take::One), &books, &reviews(), None, None, 10).unwrap();
+        let all = related(&lookup(Take::One), &books, &reviews(), None, KeyPage { after: None, limit: 10 }).unwrap();
         assert_eq!(all, "SELECT \"id\" FROM ONLY \"s\".\"books\" ORDER BY \"id\" LIMIT 10");
     }
 

@@ -9,7 +9,7 @@ use walvec_model::Lsn;
 
 /// A message that does not follow the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Malformed {
+pub(crate) enum BadMessage {
     #[error("a message ended early, inside {0}")]
     Short(&'static str),
     #[error("unknown {what} \"{}\"", char::from(*.tag))]
@@ -29,7 +29,7 @@ pub(crate) enum Frame<'a> {
 
 /// A pgoutput message.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Message<'a> {
+pub(crate) enum ReplicationMessage<'a> {
     /// `commit_lsn` is known before the first row, because the server sends transactions after they have committed.
     Begin {
         commit_lsn: Lsn,
@@ -40,7 +40,7 @@ pub(crate) enum Message<'a> {
         end_lsn: Lsn,
         at: SystemTime,
     },
-    Relation(Relation),
+    Relation(RelationMessage),
     Insert {
         relation: u32,
         new: Tuple<'a>,
@@ -65,7 +65,7 @@ pub(crate) enum Message<'a> {
 
 /// A table, as it applies to the rows that follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Relation {
+pub(crate) struct RelationMessage {
     pub(crate) oid: u32,
     pub(crate) schema: String,
     pub(crate) name: String,
@@ -74,7 +74,7 @@ pub(crate) struct Relation {
     pub(crate) columns: Vec<RelationColumn>,
 }
 
-/// A column of a [`Relation`].
+/// A column of a [`RelationMessage`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RelationColumn {
     /// Whether the column is part of the replica identity.
@@ -95,7 +95,7 @@ pub(crate) struct Tuple<'a> {
 
 /// One field of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Field<'a> {
+pub(crate) enum TupleField<'a> {
     Null,
     /// A TOASTed value that the update did not change.
     Unchanged,
@@ -103,8 +103,8 @@ pub(crate) enum Field<'a> {
 }
 
 /// Decodes a CopyData message of the stream.
-pub(crate) fn frame(bytes: &[u8]) -> Result<Frame<'_>, Malformed> {
-    let mut reader = Reader(bytes);
+pub(crate) fn frame(bytes: &[u8]) -> Result<Frame<'_>, BadMessage> {
+    let mut reader = SliceReader(bytes);
     match reader.u8("a frame")? {
         b'w' => {
             let start = Lsn(reader.u64("a frame")?);
@@ -117,15 +117,15 @@ pub(crate) fn frame(bytes: &[u8]) -> Result<Frame<'_>, Malformed> {
             reader.take(8, "a keepalive")?;
             Ok(Frame::Keepalive { wal_end, reply_requested: reader.u8("a keepalive")? != 0 })
         }
-        tag => Err(Malformed::Tag { what: "frame", tag }),
+        tag => Err(BadMessage::Tag { what: "frame", tag }),
     }
 }
 
 /// Decodes a pgoutput message.
-pub(crate) fn message(payload: &[u8]) -> Result<Message<'_>, Malformed> {
-    let mut reader = Reader(payload);
+pub(crate) fn message(payload: &[u8]) -> Result<ReplicationMessage<'_>, BadMessage> {
+    let mut reader = SliceReader(payload);
     match reader.u8("a message")? {
-        b'B' => Ok(Message::Begin {
+        b'B' => Ok(ReplicationMessage::Begin {
             commit_lsn: Lsn(reader.u64("Begin")?),
             at: timestamp(reader.u64("Begin")?),
             xid: reader.u32("Begin")?,
@@ -133,13 +133,13 @@ pub(crate) fn message(payload: &[u8]) -> Result<Message<'_>, Malformed> {
         b'C' => {
             // Skip the unused flags, and the commit's own LSN, which Begin has already given.
             reader.take(9, "Commit")?;
-            Ok(Message::Commit { end_lsn: Lsn(reader.u64("Commit")?), at: timestamp(reader.u64("Commit")?) })
+            Ok(ReplicationMessage::Commit { end_lsn: Lsn(reader.u64("Commit")?), at: timestamp(reader.u64("Commit")?) })
         }
-        b'R' => reader.relation().map(Message::Relation),
+        b'R' => reader.relation().map(ReplicationMessage::Relation),
         b'I' => {
             let relation = reader.u32("Insert")?;
             reader.expect(b'N')?;
-            Ok(Message::Insert { relation, new: reader.tuple()? })
+            Ok(ReplicationMessage::Insert { relation, new: reader.tuple()? })
         }
         b'U' => {
             let relation = reader.u32("Update")?;
@@ -150,15 +150,15 @@ pub(crate) fn message(payload: &[u8]) -> Result<Message<'_>, Malformed> {
                     Some(old)
                 }
                 b'N' => None,
-                tag => return Err(Malformed::Tag { what: "tuple", tag }),
+                tag => return Err(BadMessage::Tag { what: "tuple", tag }),
             };
-            Ok(Message::Update { relation, old, new: reader.tuple()? })
+            Ok(ReplicationMessage::Update { relation, old, new: reader.tuple()? })
         }
         b'D' => {
             let relation = reader.u32("Delete")?;
             match reader.u8("Delete")? {
-                tag @ (b'K' | b'O') => Ok(Message::Delete { relation, old: reader.old_tuple(tag)? }),
-                tag => Err(Malformed::Tag { what: "tuple", tag }),
+                tag @ (b'K' | b'O') => Ok(ReplicationMessage::Delete { relation, old: reader.old_tuple(tag)? }),
+                tag => Err(BadMessage::Tag { what: "tuple", tag }),
             }
         }
         b'T' => {
@@ -167,14 +167,14 @@ pub(crate) fn message(payload: &[u8]) -> Result<Message<'_>, Malformed> {
             // sequences.
             reader.u8("Truncate")?;
             let relations = (0..count).map(|_| reader.u32("Truncate")).collect::<Result<_, _>>()?;
-            Ok(Message::Truncate { relations })
+            Ok(ReplicationMessage::Truncate { relations })
         }
         // The end of a streamed transaction that was rolled back. walvec does not request streaming, but servers send
         // this message if a part of a transaction larger than logical_decoding_work_mem was rolled back. Nothing of
         // that part was sent.
-        b'A' => Ok(Message::Other),
-        b'O' | b'Y' | b'M' => Ok(Message::Other),
-        tag => Err(Malformed::Tag { what: "message", tag }),
+        b'A' => Ok(ReplicationMessage::Other),
+        b'O' | b'Y' | b'M' => Ok(ReplicationMessage::Other),
+        tag => Err(BadMessage::Tag { what: "message", tag }),
     }
 }
 
@@ -185,8 +185,8 @@ impl<'a> Tuple<'a> {
     }
 
     /// Returns the fields, in the order of the columns.
-    pub(crate) fn fields(&self) -> impl Iterator<Item = Field<'a>> + use<'a> {
-        let mut reader = Reader(self.bytes);
+    pub(crate) fn fields(&self) -> impl Iterator<Item = TupleField<'a>> + use<'a> {
+        let mut reader = SliceReader(self.bytes);
         (0..self.count).map_while(move |_| reader.field().ok())
     }
 }
@@ -201,52 +201,52 @@ fn timestamp(micros: u64) -> SystemTime {
 }
 
 /// Reads from the front of its slice.
-struct Reader<'a>(&'a [u8]);
+struct SliceReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize, inside: &'static str) -> Result<&'a [u8], Malformed> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(Malformed::Short(inside))?;
+impl<'a> SliceReader<'a> {
+    fn take(&mut self, count: usize, inside: &'static str) -> Result<&'a [u8], BadMessage> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(BadMessage::Short(inside))?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self, inside: &'static str) -> Result<[u8; N], Malformed> {
-        let (taken, rest) = self.0.split_first_chunk().ok_or(Malformed::Short(inside))?;
+    fn array<const N: usize>(&mut self, inside: &'static str) -> Result<[u8; N], BadMessage> {
+        let (taken, rest) = self.0.split_first_chunk().ok_or(BadMessage::Short(inside))?;
         self.0 = rest;
         Ok(*taken)
     }
 
-    fn u8(&mut self, inside: &'static str) -> Result<u8, Malformed> {
+    fn u8(&mut self, inside: &'static str) -> Result<u8, BadMessage> {
         self.array::<1>(inside).map(|[byte]| byte)
     }
 
-    fn u16(&mut self, inside: &'static str) -> Result<u16, Malformed> {
+    fn u16(&mut self, inside: &'static str) -> Result<u16, BadMessage> {
         self.array(inside).map(u16::from_be_bytes)
     }
 
-    fn u32(&mut self, inside: &'static str) -> Result<u32, Malformed> {
+    fn u32(&mut self, inside: &'static str) -> Result<u32, BadMessage> {
         self.array(inside).map(u32::from_be_bytes)
     }
 
-    fn u64(&mut self, inside: &'static str) -> Result<u64, Malformed> {
+    fn u64(&mut self, inside: &'static str) -> Result<u64, BadMessage> {
         self.array(inside).map(u64::from_be_bytes)
     }
 
-    fn expect(&mut self, wanted: u8) -> Result<(), Malformed> {
+    fn expect(&mut self, wanted: u8) -> Result<(), BadMessage> {
         match self.u8("a row")? {
             tag if tag == wanted => Ok(()),
-            tag => Err(Malformed::Tag { what: "tuple", tag }),
+            tag => Err(BadMessage::Tag { what: "tuple", tag }),
         }
     }
 
-    fn name(&mut self) -> Result<String, Malformed> {
-        let end = self.0.iter().position(|&byte| byte == 0).ok_or(Malformed::Short("a name"))?;
+    fn name(&mut self) -> Result<String, BadMessage> {
+        let end = self.0.iter().position(|&byte| byte == 0).ok_or(BadMessage::Short("a name"))?;
         let name = self.take(end, "a name")?;
         self.u8("a name")?;
-        std::str::from_utf8(name).map(str::to_owned).map_err(|_| Malformed::Name)
+        std::str::from_utf8(name).map(str::to_owned).map_err(|_| BadMessage::Name)
     }
 
-    fn relation(&mut self) -> Result<Relation, Malformed> {
+    fn relation(&mut self) -> Result<RelationMessage, BadMessage> {
         let oid = self.u32("Relation")?;
         // The schema pg_catalog is sent as an empty name.
         let schema = Some(self.name()?).filter(|name| !name.is_empty()).unwrap_or_else(|| "pg_catalog".to_owned());
@@ -254,10 +254,10 @@ impl<'a> Reader<'a> {
         let identity = self.u8("Relation")?;
         let count = self.u16("Relation")?;
         let columns = (0..count).map(|_| self.relation_column()).collect::<Result<_, _>>()?;
-        Ok(Relation { oid, schema, name, identity, columns })
+        Ok(RelationMessage { oid, schema, name, identity, columns })
     }
 
-    fn relation_column(&mut self) -> Result<RelationColumn, Malformed> {
+    fn relation_column(&mut self) -> Result<RelationColumn, BadMessage> {
         Ok(RelationColumn {
             in_identity: self.u8("Relation")? & 1 != 0,
             name: self.name()?,
@@ -266,11 +266,11 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn old_tuple(&mut self, tag: u8) -> Result<Tuple<'a>, Malformed> {
+    fn old_tuple(&mut self, tag: u8) -> Result<Tuple<'a>, BadMessage> {
         Ok(Tuple { is_key: tag == b'K', ..self.tuple()? })
     }
 
-    fn tuple(&mut self) -> Result<Tuple<'a>, Malformed> {
+    fn tuple(&mut self) -> Result<Tuple<'a>, BadMessage> {
         let count = usize::from(self.u16("a row")?);
         let start = self.0;
         for _ in 0..count {
@@ -280,17 +280,17 @@ impl<'a> Reader<'a> {
         Ok(Tuple { count, bytes, is_key: false })
     }
 
-    fn field(&mut self) -> Result<Field<'a>, Malformed> {
+    fn field(&mut self) -> Result<TupleField<'a>, BadMessage> {
         match self.u8("a row")? {
-            b'n' => Ok(Field::Null),
-            b'u' => Ok(Field::Unchanged),
+            b'n' => Ok(TupleField::Null),
+            b'u' => Ok(TupleField::Unchanged),
             b't' => {
                 let length = self.u32("a value")?;
                 // The conversion fails only where such a message could not exist.
-                let length = usize::try_from(length).map_err(|_| Malformed::Short("a value"))?;
-                self.take(length, "a value").map(Field::Text)
+                let length = usize::try_from(length).map_err(|_| BadMessage::Short("a value"))?;
+                self.take(length, "a value").map(TupleField::Text)
             }
-            tag => Err(Malformed::Tag { what: "field", tag }),
+            tag => Err(BadMessage::Tag { what: "field", tag }),
         }
     }
 }
@@ -304,34 +304,36 @@ mod tests {
     #[test]
     fn a_transaction_is_decoded() {
         let begin = [b"B".as_slice(), &0x1D5_C408_u64.to_be_bytes(), &[0; 8], &[0, 0, 2, 0xF1]].concat();
-        let expected = Message::Begin { commit_lsn: Lsn(0x1D5_C408), at: timestamp(0), xid: 753 };
+        let expected = ReplicationMessage::Begin { commit_lsn: Lsn(0x1D5_C408), at: timestamp(0), xid: 753 };
         assert_eq!(message(&begin), Ok(expected));
         let commit =
             [b"C\0".as_slice(), &7_u64.to_be_bytes(), &9_u64.to_be_bytes(), &1_000_000_u64.to_be_bytes()].concat();
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(946_684_801);
-        assert_eq!(message(&commit), Ok(Message::Commit { end_lsn: Lsn(9), at }));
+        assert_eq!(message(&commit), Ok(ReplicationMessage::Commit { end_lsn: Lsn(9), at }));
     }
 
     #[test]
     fn an_update_with_its_old_key_is_decoded() {
         let bytes = b"U\0\0\0\x07K\0\x02t\0\0\0\x011nN\0\x02t\0\0\0\x012u";
-        let Ok(Message::Update { relation: 7, old: Some(old), new }) = message(bytes) else { panic!("no update") };
-        assert_eq!(old.fields().collect::<Vec<_>>(), [Field::Text(b"1"), Field::Null]);
-        assert_eq!(new.fields().collect::<Vec<_>>(), [Field::Text(b"2"), Field::Unchanged]);
+        let Ok(ReplicationMessage::Update { relation: 7, old: Some(old), new }) = message(bytes) else {
+            panic!("no update")
+        };
+        assert_eq!(old.fields().collect::<Vec<_>>(), [TupleField::Text(b"1"), TupleField::Null]);
+        assert_eq!(new.fields().collect::<Vec<_>>(), [TupleField::Text(b"2"), TupleField::Unchanged]);
     }
 
     #[test]
     fn a_relation_is_decoded() {
         let bytes = b"R\0\0\0\x07public\0B\xc3\xbccher\0d\0\x01\x01id\0\0\0\0\x17\xff\xff\xff\xff";
         let column = RelationColumn { in_identity: true, name: "id".to_owned(), type_oid: 23, type_modifier: -1 };
-        let relation = Relation {
+        let relation = RelationMessage {
             oid: 7,
             schema: "public".to_owned(),
             name: "Bücher".to_owned(),
             identity: b'd',
             columns: vec![column],
         };
-        assert_eq!(message(bytes), Ok(Message::Relation(relation)));
+        assert_eq!(message(bytes), Ok(ReplicationMessage::Relation(relation)));
     }
 
     #[test]

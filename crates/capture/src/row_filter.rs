@@ -13,7 +13,7 @@ use crate::sql::{quote_columns, quote_ident, quote_table};
 
 /// The server's verdict on a row filter.
 #[derive(Debug)]
-pub(crate) enum Verdict {
+pub(crate) enum FilterVerdict {
     /// A publication accepts the filter.
     Fits,
     /// No publication accepts the filter.
@@ -55,6 +55,19 @@ const BUILT_IN_ONLY: &str = "row filters know built-in types only, no enum, doma
 const SEARCH_INSTEAD: &str =
     "remove `where`, keep the column in `payload`, and filter when searching: `walvec search --filter field=value`";
 
+/// Lets the server parse a condition on a table. Fails if the text is not a complete condition by itself.
+pub(crate) async fn prepare(
+    session: &Session,
+    table: &TableName,
+    condition: &str,
+) -> Result<(), tokio_postgres::Error> {
+    // Try two kinds of brackets: a text that is balanced in both cannot close either of them.
+    for bracketed in [format!("({condition}\n)"), format!("(ARRAY[{condition}\n])[1]")] {
+        session.prepare(&format!("SELECT 1 FROM {} WHERE {bracketed}", quote_table(table))).await?;
+    }
+    Ok(())
+}
+
 /// Asks the server whether a publication accepts `filter`. `may_create` says whether the role may create publications.
 pub(crate) async fn try_out(
     session: &Session,
@@ -62,16 +75,12 @@ pub(crate) async fn try_out(
     facts: &TableFacts,
     filter: &str,
     may_create: bool,
-) -> Result<Verdict, CaptureError> {
-    // Try two kinds of brackets: a text that is balanced in both cannot close either of them.
-    for bracketed in [format!("({filter}\n)"), format!("(ARRAY[{filter}\n])[1]")] {
-        let query = format!("SELECT 1 FROM {} WHERE {bracketed}", quote_table(&facts.name));
-        if let Err(error) = session.prepare(&query).await {
-            return verdict(setting, facts, may_create, &error);
-        }
+) -> Result<FilterVerdict, CaptureError> {
+    if let Err(error) = prepare(session, &facts.name, filter).await {
+        return verdict(setting, facts, may_create, &error);
     }
     if !may_create {
-        return Ok(Verdict::Untried("the role may not create publications in this database".to_owned()));
+        return Ok(FilterVerdict::Untried("the role may not create publications in this database".to_owned()));
     }
     // One message is one transaction, and no other statement of this session can come in between. Creating a
     // publication locks its tables against VACUUM and DDL, and may have to wait for these.
@@ -82,7 +91,7 @@ pub(crate) async fn try_out(
         quote_table(&facts.name)
     );
     match session.simple_query(&statements).await {
-        Ok(_) => Ok(Verdict::Fits),
+        Ok(_) => Ok(FilterVerdict::Fits),
         Err(error) => verdict(setting, facts, may_create, &error),
     }
 }
@@ -92,18 +101,20 @@ fn verdict(
     facts: &TableFacts,
     may_create: bool,
     error: &tokio_postgres::Error,
-) -> Result<Verdict, CaptureError> {
+) -> Result<FilterVerdict, CaptureError> {
     let Some(state) = error.code() else { return Err(statement_error("trying the row filters", error)) };
     Ok(match (state, state.code().get(..2)) {
         // The server checks the filter first, and the ownership of the table second.
-        (state, _) if *state == SqlState::INSUFFICIENT_PRIVILEGE && may_create && facts.can_use_schema => Verdict::Fits,
+        (state, _) if *state == SqlState::INSUFFICIENT_PRIVILEGE && may_create && facts.can_use_schema => {
+            FilterVerdict::Fits
+        }
         (state, _) if [SqlState::INSUFFICIENT_PRIVILEGE, SqlState::READ_ONLY_SQL_TRANSACTION].contains(state) => {
-            Verdict::Untried(describe(error))
+            FilterVerdict::Untried(describe(error))
         }
         (state, _) if *state == SqlState::LOCK_NOT_AVAILABLE => {
-            Verdict::Untried("the table is locked by another session".to_owned())
+            FilterVerdict::Untried("the table is locked by another session".to_owned())
         }
-        (_, Some("0A" | "22" | "42")) => Verdict::Refused(CaptureError::Setting {
+        (_, Some("0A" | "22" | "42")) => FilterVerdict::Refused(CaptureError::Setting {
             setting: setting.to_owned(),
             reason: format!("PostgreSQL cannot filter the rows of {} by it: {}", facts.name, describe(error)),
             remedy: way_out(state, &describe(error), facts),

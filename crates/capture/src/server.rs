@@ -1,14 +1,14 @@
 //! What every question to a source needs: its configuration, the catalogue with its sessions, and the tables as they are published.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use walvec_model::{Table, TableName};
 
 use crate::CaptureError;
-use crate::blockers::Waiting;
-use crate::catalog::{self, Catalog, ServerFacts, TableFacts};
+use crate::blockers::SlotBlockers;
+use crate::catalog::{self, CatalogSessions, ServerFacts, TableFacts};
 use crate::column_list::listed;
 use crate::config::{SourceConfig, TableSpec};
 use crate::connect::Session;
@@ -16,7 +16,7 @@ use crate::identities::Identities;
 use crate::preflight::Unfit;
 use crate::published::{Published, published_tables};
 use crate::sql::quote_ident;
-use crate::value::Kind;
+use crate::value::ValueKind;
 
 /// A source whose server is known. All methods may be called at any time and concurrently. A broken session is replaced
 /// at the next call.
@@ -25,9 +25,9 @@ pub struct Source {
     pub(crate) config: SourceConfig,
     pub(crate) configured: SourceConfig,
     pub(crate) aside: Vec<Unfit>,
-    pub(crate) catalog: Arc<Catalog>,
-    pub(crate) shapes: tokio::sync::Mutex<Shapes>,
-    pub(crate) waiting: Waiting,
+    pub(crate) catalog: Arc<CatalogSessions>,
+    pub(crate) shapes: tokio::sync::Mutex<ReadableTables>,
+    pub(crate) waiting: SlotBlockers,
     /// The directory for rows that a snapshot has read; `None` to keep them in memory.
     pub(crate) spool: Option<PathBuf>,
     pub(crate) server: ServerFacts,
@@ -43,15 +43,15 @@ pub(crate) struct PublishedTable {
 
 /// A published table, and how to read it.
 #[derive(Clone)]
-pub(crate) struct Shape {
+pub(crate) struct ReadableTable {
     pub(crate) table: Arc<Table>,
-    pub(crate) kinds: Arc<[Kind]>,
+    pub(crate) kinds: Arc<[ValueKind]>,
     pub(crate) filter: Option<String>,
     pub(crate) partitioned: bool,
 }
 
 /// Published tables, as they were when they were first needed.
-pub(crate) type Shapes = HashMap<TableName, Shape>;
+pub(crate) type ReadableTables = HashMap<TableName, ReadableTable>;
 
 impl Source {
     /// Returns a handle on this source that a task can own.
@@ -74,6 +74,16 @@ impl Source {
         let columns =
             columns.map(|(column, is_used)| if is_used { quote_ident(&column.name) } else { "NULL".to_owned() });
         columns.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Returns the configured tables that are not needed at present.
+    pub(crate) fn unpublished(&self) -> Vec<TableName> {
+        if self.aside.is_empty() {
+            return Vec::new();
+        }
+        let needed: HashSet<TableName> = self.config.published().into_iter().map(|spec| spec.name).collect();
+        let configured = self.configured.published().into_iter().map(|spec| spec.name);
+        configured.filter(|table| !needed.contains(table)).collect()
     }
 
     pub(crate) async fn session(&self) -> Result<Arc<Session>, CaptureError> {

@@ -4,6 +4,7 @@ use serde_json::Value;
 use walvec_model::Lsn;
 
 use crate::CaptureError;
+use crate::catalog::parse_lsn;
 use crate::connect::{Session, statement_error};
 use crate::sql::quote_ident;
 
@@ -39,6 +40,15 @@ pub enum WalStatus {
     Extended,
     /// Beyond `max_slot_wal_keep_size`. The next checkpoint may remove it, and the slot is then lost.
     Unreserved,
+}
+
+/// The server's position, and the WAL that it keeps for the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerPosition {
+    /// The end of the WAL on disk.
+    pub flushed: Lsn,
+    /// The number of bytes of WAL that the slot keeps the server from removing; 0 without a slot.
+    pub retained_wal_bytes: u64,
 }
 
 /// Reads the state of the slot.
@@ -103,6 +113,20 @@ pub(crate) async fn drop(session: &Session, slot: &str) -> Result<(), CaptureErr
         }
         Err(error) => Err(statement_error("dropping the slot", &error)),
     }
+}
+
+/// Reads the server's position, and how much WAL it keeps because of the slot.
+pub(crate) async fn server_position(session: &Session, slot: &str) -> Result<ServerPosition, CaptureError> {
+    let query = "
+        SELECT pg_current_wal_flush_lsn()::text,
+               (SELECT greatest(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), restart_lsn), 0)::bigint
+                FROM pg_replication_slots WHERE slot_name = $1)";
+    let row = session.query_one(query, &[&slot]).await;
+    let row = row.map_err(|error| statement_error("asking for the server's position", &error))?;
+    Ok(ServerPosition {
+        flushed: parse_lsn(row.get(0))?,
+        retained_wal_bytes: row.get::<_, Option<i64>>(1).and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0),
+    })
 }
 
 /// Returns the command that creates the slot and exports the snapshot of its consistent point. With `failover`,

@@ -1,32 +1,22 @@
-//! A PostgreSQL source: its operations, and where its snapshot and its stream begin.
+//! The operations of a PostgreSQL source. Each is carried out by the module of its subject.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
 use walvec_model::{Lsn, Row, RowKey, Table, TableName};
 
-use crate::blockers::{Blocker, Waiting};
-use crate::catalog::{self, Catalog, ServerFacts, parse_lsn};
+use crate::blockers::{Blocker, SlotBlockers};
+use crate::catalog::{self, CatalogSessions, ServerFacts};
 use crate::config::SourceConfig;
-use crate::connect::{Hosts, statement_error};
-use crate::preflight::{self, Breaks, Finding, Script, Unfit};
+use crate::connect::Hosts;
+use crate::preflight::{self, Finding, Script, Unfit};
 use crate::publication::{self, PublicationDrop, PublicationIdentity, PublicationState};
-use crate::published::published_tables;
 use crate::server::Source;
-use crate::slot::{self, SlotState};
+use crate::slot::{self, ServerPosition, SlotState};
 use crate::snapshot::{self, Selection, Snapshot};
 use crate::stream::{self, ChangeStream};
-use crate::{CaptureError, fetch, sample_rows, timeline};
-
-/// The server's position, and the WAL that it keeps for the slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServerPosition {
-    /// The end of the WAL on disk.
-    pub flushed: Lsn,
-    /// The number of bytes of WAL that the slot keeps the server from removing; 0 without a slot.
-    pub retained_wal_bytes: u64,
-}
+use crate::{CaptureError, fetch, own_publication, sample_rows, timeline};
 
 impl Source {
     /// Connects to the first host in the settings that answers and matches `target_session_attrs`, and reads the
@@ -35,9 +25,9 @@ impl Source {
     /// # Errors
     /// Fails if the settings cannot be used (`E_CONFIG`), or if the server cannot be reached, trusted or logged in to.
     pub async fn connect(config: SourceConfig) -> Result<Self, CaptureError> {
-        let catalog = Arc::new(Catalog::connect(&Hosts::parse(&config.url)?).await?);
+        let catalog = Arc::new(CatalogSessions::connect(&Hosts::parse(&config.url)?).await?);
         let server = catalog::server_facts(&*catalog.session().await?).await?;
-        let (shapes, waiting, configured) = (Default::default(), Waiting::default(), config.clone());
+        let (shapes, waiting, configured) = (Default::default(), SlotBlockers::default(), config.clone());
         Ok(Self { config, configured, aside: Vec::new(), catalog, shapes, waiting, spool: None, server })
     }
 
@@ -64,16 +54,6 @@ impl Source {
         let aside = self.aside.iter().map(|unfit| unfit.table.clone());
         tables.extend(aside.filter(|table| self.config.published().iter().any(|spec| spec.name == *table)));
         tables
-    }
-
-    /// Returns the configured tables that are not needed at present.
-    fn unpublished(&self) -> Vec<TableName> {
-        if self.aside.is_empty() {
-            return Vec::new();
-        }
-        let needed: HashSet<TableName> = self.config.published().into_iter().map(|spec| spec.name).collect();
-        let configured = self.configured.published().into_iter().map(|spec| spec.name);
-        configured.filter(|table| !needed.contains(table)).collect()
     }
 
     /// Returns a table as it is currently published, if it is configured.
@@ -206,25 +186,8 @@ impl Source {
     /// # Errors
     /// Fails if the catalogue cannot be read.
     pub async fn estimate_rows(&self) -> Result<Vec<(TableName, u64)>, CaptureError> {
-        // A partitioned table itself is not always analysed, but its leaves are.
-        let query = "
-            SELECT n.nspname::text, r.relname::text, coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint
-            FROM unnest($1::text[], $2::text[]) AS wanted (schema, name)
-            JOIN pg_namespace n ON n.nspname = wanted.schema
-            JOIN pg_class r ON r.relnamespace = n.oid AND r.relname = wanted.name
-            CROSS JOIN LATERAL (SELECT relid FROM pg_partition_tree(r.oid) WHERE isleaf
-                                UNION SELECT r.oid WHERE r.relkind <> 'p') AS leaf
-            JOIN pg_class c ON c.oid = leaf.relid
-            GROUP BY n.nspname, r.relname";
-        let names = self.config.tables.iter().map(|spec| (spec.name.schema.as_str(), spec.name.name.as_str()));
-        let (schemas, names): (Vec<&str>, Vec<&str>) = names.unzip();
-        let rows = self.catalog.patient_session().await?.query(query, &[&schemas, &names]).await;
-        let rows = rows.map_err(|error| statement_error("estimating the size of the tables", &error))?;
-        let estimate = |row: &tokio_postgres::Row| {
-            let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
-            (table, u64::try_from(row.get::<_, i64>(2)).unwrap_or(0))
-        };
-        Ok(rows.iter().map(estimate).collect())
+        let names = self.config.tables.iter().map(|spec| &spec.name);
+        catalog::estimate_rows(&*self.catalog.patient_session().await?, names).await
     }
 
     /// Compares the publication with the configuration.
@@ -232,13 +195,7 @@ impl Source {
     /// # Errors
     /// Fails if the catalogue cannot be read.
     pub async fn publication(&self) -> Result<PublicationState, CaptureError> {
-        publication::state(
-            &*self.catalog.patient_session().await?,
-            &self.config,
-            &self.unpublished(),
-            self.server.capabilities,
-        )
-        .await
+        own_publication::state(self).await
     }
 
     /// Returns the present identity of the publication; `None` if there is none.
@@ -272,22 +229,7 @@ impl Source {
     /// Returns `E_PUBLICATION` if it exists with other contents, with the difference and the SQL that removes it;
     /// `E_RIGHTS` if the role may not create it.
     pub async fn ensure_publication(&self) -> Result<(), CaptureError> {
-        match self.publication().await? {
-            PublicationState::Matches { .. } => Ok(()),
-            PublicationState::Differs { difference, sql } => {
-                Err(publication::differs(self.config.publication.clone(), difference, sql))
-            }
-            PublicationState::Missing => {
-                let session = self.session().await?;
-                let sql = publication::create_sql(&session, &self.config, self.server.capabilities).await?;
-                let mark = publication::mark_sql(&self.config);
-                // One message is one transaction, so no publication is left without its mark.
-                session
-                    .batch_execute(&format!("{sql} {mark}"))
-                    .await
-                    .map_err(|error| statement_error("creating the publication", &error))
-            }
-        }
+        own_publication::ensure(self).await
     }
 
     /// Drops the publication, if this configuration has made it and nothing else can be using it.
@@ -313,7 +255,7 @@ impl Source {
     /// # Errors
     /// Fails if the server cannot be asked.
     pub async fn breaking(&self) -> Result<Vec<TableName>, CaptureError> {
-        preflight::breaking(&*self.catalog.patient_session().await?, &self.config, &self.server, Breaks::Now).await
+        own_publication::breaking(self).await
     }
 
     /// Removes tables from a publication that this configuration has made, if PostgreSQL refuses the application's updates and
@@ -322,8 +264,7 @@ impl Source {
     /// # Errors
     /// Fails if the server cannot be asked, or a lock is not released in time.
     pub async fn unpublish_what_breaks(&self) -> Result<Vec<TableName>, CaptureError> {
-        let tables = self.breaking().await?;
-        Ok(if self.unpublish(&tables).await? { tables } else { Vec::new() })
+        own_publication::unpublish_what_breaks(self).await
     }
 
     /// Makes a publication that this configuration has made send all columns of a table again, if PostgreSQL refuses
@@ -333,16 +274,7 @@ impl Source {
     /// # Errors
     /// Returns the errors of [`mend_publication`](Self::mend_publication).
     pub async fn widen_publication(&self) -> Result<bool, CaptureError> {
-        let is_needed = self.config.lists_columns() && !self.breaking().await?.is_empty();
-        if is_needed { self.mend_publication().await } else { Ok(false) }
-    }
-
-    /// Removes tables from a publication that this configuration has made. Returns whether it did.
-    async fn unpublish(&self, tables: &[TableName]) -> Result<bool, CaptureError> {
-        match publication::drop_tables_sql(&self.config, tables) {
-            Some(sql) => publication::alter(&*self.catalog.patient_session().await?, &self.config, &sql).await,
-            None => Ok(false),
-        }
+        own_publication::widen(self).await
     }
 
     /// Makes a publication that this configuration has made match the configuration again, after it was altered, or
@@ -352,26 +284,7 @@ impl Source {
     /// # Errors
     /// Fails if the server cannot be asked, or a lock is not released in time.
     pub async fn mend_publication(&self) -> Result<bool, CaptureError> {
-        let state = match self.publication().await {
-            // Preflight reports the table.
-            Err(CaptureError::Table { .. }) => return Ok(false),
-            state => state?,
-        };
-        let PublicationState::Differs { difference, sql: Some(sql) } = state else { return Ok(false) };
-        // Preflight reports what has to come first. A mistake in the configuration must not make the application's
-        // statements fail.
-        let session = self.catalog.patient_session().await?;
-        if !preflight::breaking(&session, &self.config, &self.server, Breaks::AsConfigured).await?.is_empty() {
-            // Neither must a table that was set aside, so remove such tables from the publication.
-            let mut published = published_tables(&session, &self.config.publication, self.server.capabilities).await?;
-            self.config.published().iter().for_each(|spec| drop(published.remove(&spec.name)));
-            return self.unpublish(&published.into_keys().collect::<Vec<_>>()).await;
-        }
-        let is_mended = publication::alter(&*self.catalog.patient_session().await?, &self.config, &sql).await?;
-        if is_mended {
-            tracing::warn!(publication = self.config.publication, "walvec's publication is put right: {difference}");
-        }
-        Ok(is_mended)
+        own_publication::mend(self).await
     }
 
     /// Returns the state of the slot.
@@ -401,16 +314,7 @@ impl Source {
     /// # Errors
     /// Fails if the question cannot be asked.
     pub async fn server_position(&self) -> Result<ServerPosition, CaptureError> {
-        let query = "
-            SELECT pg_current_wal_flush_lsn()::text,
-                   (SELECT greatest(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), restart_lsn), 0)::bigint
-                    FROM pg_replication_slots WHERE slot_name = $1)";
-        let row = self.session().await?.query_one(query, &[&self.config.slot]).await;
-        let row = row.map_err(|error| statement_error("asking for the server's position", &error))?;
-        Ok(ServerPosition {
-            flushed: parse_lsn(row.get(0))?,
-            retained_wal_bytes: row.get::<_, Option<i64>>(1).and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0),
-        })
+        slot::server_position(&*self.session().await?, &self.config.slot).await
     }
 
     /// Returns the open transactions that the creation of a slot is waiting for. Empty if no slot is being created, or

@@ -17,7 +17,7 @@ impl Source {
     pub async fn invisible(&self, xids: &[u32]) -> Result<Vec<u32>, CaptureError> {
         let row = self.session().await?.query_one("SELECT pg_current_snapshot()::text", &[]).await;
         let text: String = row.map_err(|error| statement_error("asking for a snapshot", &error))?.get(0);
-        let snapshot = Snapshot::parse(&text)
+        let snapshot = ServerSnapshot::parse(&text)
             .ok_or_else(|| CaptureError::Protocol { reason: format!("pg_current_snapshot() is \"{text}\"") })?;
         Ok(xids.iter().copied().filter(|xid| !snapshot.sees(*xid)).collect())
     }
@@ -41,7 +41,7 @@ impl Source {
             end.parse().map_err(|_| CaptureError::Protocol { reason: format!("a transaction id is \"{end}\"") })?;
         let mut never = Vec::new();
         for xid in xids {
-            let full = Snapshot { end, open: Vec::new() }.full(*xid).to_string();
+            let full = ServerSnapshot { end, open: Vec::new() }.full(*xid).to_string();
             match session.query_one("SELECT pg_xact_status($1::text::xid8)", &[&full]).await {
                 Ok(_) => {}
                 // The server's message is "transaction ID is in the future".
@@ -57,12 +57,12 @@ impl Source {
 const FAR: i32 = 1 << 30;
 
 /// PostgreSQL's `pg_snapshot`: all transactions before `end` have ended, except those in `open`.
-struct Snapshot {
+struct ServerSnapshot {
     end: u64,
     open: Vec<u64>,
 }
 
-impl Snapshot {
+impl ServerSnapshot {
     /// Reads `xmin:xmax:xip,xip,...`.
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.splitn(3, ':').skip(1);
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     fn sees(snapshot: &str, xid: u32) -> bool {
-        Snapshot::parse(snapshot).unwrap().sees(xid)
+        ServerSnapshot::parse(snapshot).unwrap().sees(xid)
     }
 
     #[test]
@@ -103,7 +103,7 @@ mod tests {
         assert!(sees("10:20:", 10) && sees("10:20:10,12", 11));
         assert!(!sees("10:20:10,12", 12), "its commit is not finished");
         assert!(!sees("10:20:", 20) && !sees("10:20:", 25), "it ends after the snapshot");
-        assert!(Snapshot::parse("10").is_none());
+        assert!(ServerSnapshot::parse("10").is_none());
     }
 
     #[test]

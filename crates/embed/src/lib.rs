@@ -10,13 +10,14 @@
 //! - [`provider`]: models behind an HTTP interface
 //! - [`reads`]: how much of a text a model reads
 //! - [`prefixed`]: words before queries and documents, as some models want them
-//! - `together`: texts of several callers in one call
+//! - `coalescing`: texts of several callers in one call
 //! - `local`: what all models in this process have in common
 //! - `http`: HTTP clients
 //! - [`EmbedError`] (`error`): what can go wrong, and whether trying again helps
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod coalescing;
 mod error;
 pub mod hash;
 mod http;
@@ -30,17 +31,14 @@ pub mod onnx;
 pub mod prefixed;
 pub mod provider;
 pub mod reads;
-mod together;
 
 use std::{path::Path, sync::Arc};
 
 pub use error::EmbedError;
-pub use provider::{Protocol, ProviderEmbedder, ProviderOptions};
+pub use futures::future::BoxFuture;
+pub use provider::{ProviderEmbedder, ProviderOptions, ProviderProtocol};
 pub use reads::Reads;
 use walvec_model::Vector;
-
-/// A boxed future, so that the trait can be used as an object.
-pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What identifies an embedder: everything apart from the text that decides the vector.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,13 +140,13 @@ pub struct Options {
     pub document_prefix: String,
 }
 
-/// Makes the embedder that a configuration calls `name`: a model behind an HTTP interface ([`Protocol`]), or one that [`load`]
+/// Makes the embedder that a configuration calls `name`: a model behind an HTTP interface ([`ProviderProtocol`]), or one that [`load`]
 /// finds. A provider is asked for one vector if the dimension is not given.
 ///
 /// # Errors
 /// Those of [`load`] and [`ProviderEmbedder::open`].
 pub async fn open(name: &str, root: &Path, options: Options) -> Result<Arc<dyn Embedder>, EmbedError> {
-    let embedder: Arc<dyn Embedder> = if Protocol::of(name).is_some() {
+    let embedder: Arc<dyn Embedder> = if ProviderProtocol::of(name).is_some() {
         Arc::new(ProviderEmbedder::open(name, options.provider).await?)
     } else {
         let (name, root) = (name.to_owned(), root.to_owned());
@@ -156,7 +154,7 @@ pub async fn open(name: &str, root: &Path, options: Options) -> Result<Arc<dyn E
             .await
             .map_err(|panic| EmbedError::Failed(format!("loading the model ended: {panic}")))??
     };
-    Ok(together::wrap(prefixed::wrap(embedder, options.query_prefix, options.document_prefix)))
+    Ok(coalescing::wrap(prefixed::wrap(embedder, options.query_prefix, options.document_prefix)))
 }
 
 /// Loads the embedder that a configuration calls `name`: `hash/<dimension>` or `hash/<dimension>/wait/<ms>`, a model

@@ -6,6 +6,7 @@
 //! - [`table`]: table names, columns and keys as PostgreSQL describes them
 //! - [`types`]: how the values of PostgreSQL's types are represented
 //! - [`operands`]: the filters that templates add to Jinja's operators
+//! - [`exact_json`]: reads JSON without rounding its numbers
 //! - [`row`]: values, rows and row keys
 //! - [`lookup`]: rows of other tables that a document is rendered with
 //! - [`change`]: what capture emits: inserts, updates, deletes, truncates, commits
@@ -23,6 +24,7 @@ pub mod causes;
 pub mod change;
 pub mod checksum;
 pub mod document;
+pub mod exact_json;
 pub mod fingerprint;
 pub mod lookup;
 pub mod lsn;

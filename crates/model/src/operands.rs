@@ -6,7 +6,7 @@
 //! understand: `price * 2` becomes `price|_number * 2`, and `price > 2` becomes `price|_least > 2`.
 //!
 //! [`prepare`] only looks at tokens. A template that is not valid is still refused by the engine, and
-//! [`original`](Prepared::original) translates the place of the error.
+//! [`original`](PreparedTemplate::original) translates the place of the error.
 
 /// The filter that turns a numeric into a floating-point number, also inside a list. It leaves any other value alone.
 pub const NUMBER: &str = "_number";
@@ -25,7 +25,7 @@ const WORDS: [&str; 8] = ["and", "or", "not", "in", "is", "if", "else", "recursi
 
 /// A template with the filters inserted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Prepared {
+pub struct PreparedTemplate {
     /// The source to compile.
     pub source: String,
     /// Whether the template compares values by size.
@@ -34,7 +34,7 @@ pub struct Prepared {
     inserted: Vec<(usize, usize)>,
 }
 
-impl Prepared {
+impl PreparedTemplate {
     /// Translates an offset in the prepared template to one in the original.
     #[must_use]
     pub fn original(&self, offset: usize) -> usize {
@@ -55,10 +55,10 @@ impl Prepared {
 
 /// Inserts the filters after the operands of `template`.
 #[must_use]
-pub fn prepare(template: &str) -> Prepared {
-    let mut writer = Writer { template, insertions: Vec::new(), compares: false };
+pub fn prepare(template: &str) -> PreparedTemplate {
+    let mut writer = FilterWriter { template, insertions: Vec::new(), compares: false };
     for (tokens, is_statement) in regions(template) {
-        let mut reader = Reader { tokens: &tokens, at: 0 };
+        let mut reader = TokenReader { tokens: &tokens, at: 0 };
         if is_statement {
             let name = reader.next().map(|token| token.text(template));
             // The `in` of a loop is not an operator: skip the names up to it.
@@ -72,7 +72,7 @@ pub fn prepare(template: &str) -> Prepared {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Kind {
+enum TokenKind {
     Name,
     /// A number or a quoted text.
     Literal,
@@ -83,7 +83,7 @@ enum Kind {
 
 #[derive(Clone, Copy, Debug)]
 struct Token {
-    kind: Kind,
+    kind: TokenKind,
     start: usize,
     end: usize,
 }
@@ -94,12 +94,12 @@ impl Token {
     }
 }
 
-struct Reader<'a> {
+struct TokenReader<'a> {
     tokens: &'a [Token],
     at: usize,
 }
 
-impl Reader<'_> {
+impl TokenReader<'_> {
     fn peek(&self) -> Option<Token> {
         self.tokens.get(self.at).copied()
     }
@@ -147,38 +147,38 @@ impl Use {
     }
 }
 
-struct Writer<'a> {
+struct FilterWriter<'a> {
     template: &'a str,
     insertions: Vec<(usize, String)>,
     compares: bool,
 }
 
-impl Writer<'_> {
+impl FilterWriter<'_> {
     /// Reads up to a closing bracket or to the end of the tokens.
-    fn expression(&mut self, reader: &mut Reader<'_>) {
+    fn expression(&mut self, reader: &mut TokenReader<'_>) {
         let mut before = Use::Nothing;
         let mut negated = false;
         while let Some(token) = reader.peek() {
             let text = token.text(self.template);
             match token.kind {
-                Kind::Close => return,
-                Kind::Sign if text == "-" && !self.follows_operand(reader) => {
+                TokenKind::Close => return,
+                TokenKind::Sign if text == "-" && !self.follows_operand(reader) => {
                     negated = true;
                     reader.next();
                 }
-                Kind::Sign => {
+                TokenKind::Sign => {
                     before = Use::of(text)[1];
                     reader.next();
                 }
-                Kind::Name if WORDS.contains(&text) => {
+                TokenKind::Name if WORDS.contains(&text) => {
                     before = Use::of(text)[1];
                     reader.next();
                 }
-                Kind::Name | Kind::Literal | Kind::Open => {
+                TokenKind::Name | TokenKind::Literal | TokenKind::Open => {
                     let end = self.operand(reader, std::mem::take(&mut negated));
                     let after = reader.peek().map_or(Use::Nothing, |next| Use::of(next.text(self.template))[0]);
                     self.compares |= [before, after].iter().any(|of| matches!(of, Use::Less | Use::Greater));
-                    let is_literal = token.kind == Kind::Literal && token.end == end;
+                    let is_literal = token.kind == TokenKind::Literal && token.end == end;
                     if let Some(filter) = Use::filter(before, after).filter(|_| !is_literal) {
                         self.insertions.push((end, format!("|{filter}")));
                     }
@@ -189,17 +189,17 @@ impl Writer<'_> {
     }
 
     /// Returns whether the previous token ends an operand. If so, a sign that follows is binary.
-    fn follows_operand(&self, reader: &Reader<'_>) -> bool {
+    fn follows_operand(&self, reader: &TokenReader<'_>) -> bool {
         let last = reader.at.checked_sub(1).and_then(|at| reader.tokens.get(at));
         last.is_some_and(|last| match last.kind {
-            Kind::Name => !WORDS.contains(&last.text(self.template)),
-            Kind::Literal | Kind::Close => true,
-            Kind::Open | Kind::Sign => false,
+            TokenKind::Name => !WORDS.contains(&last.text(self.template)),
+            TokenKind::Literal | TokenKind::Close => true,
+            TokenKind::Open | TokenKind::Sign => false,
         })
     }
 
     /// Reads an operand with its members, calls and filters. Returns the offset at which it ends.
-    fn operand(&mut self, reader: &mut Reader<'_>, is_negated: bool) -> usize {
+    fn operand(&mut self, reader: &mut TokenReader<'_>, is_negated: bool) -> usize {
         let first = reader.peek();
         let mut end = self.part(reader);
         loop {
@@ -213,7 +213,7 @@ impl Writer<'_> {
             }
         }
         // Jinja applies the sign before the filters.
-        if let Some(first) = first.filter(|first| is_negated && first.kind != Kind::Literal) {
+        if let Some(first) = first.filter(|first| is_negated && first.kind != TokenKind::Literal) {
             self.insertions.push((first.start, "(".to_owned()));
             self.insertions.push((end, format!("|{NUMBER})")));
         }
@@ -232,9 +232,9 @@ impl Writer<'_> {
     }
 
     /// Reads a token, or a bracket with its contents. Returns the offset at which it ends.
-    fn part(&mut self, reader: &mut Reader<'_>) -> usize {
+    fn part(&mut self, reader: &mut TokenReader<'_>) -> usize {
         let Some(token) = reader.next() else { return self.template.len() };
-        if token.kind != Kind::Open {
+        if token.kind != TokenKind::Open {
             return token.end;
         }
         self.expression(reader);
@@ -242,8 +242,8 @@ impl Writer<'_> {
     }
 }
 
-impl Writer<'_> {
-    fn finish(mut self) -> Prepared {
+impl FilterWriter<'_> {
+    fn finish(mut self) -> PreparedTemplate {
         // The sort is stable: of the insertions at one place, that of the inner expression was recorded first and stays first.
         self.insertions.sort_by_key(|(at, _)| *at);
         let mut source = String::with_capacity(self.template.len() + 16 * self.insertions.len());
@@ -255,7 +255,7 @@ impl Writer<'_> {
         }
         source.push_str(self.template.get(from..).unwrap_or_default());
         let inserted = self.insertions.iter().map(|(at, text)| (*at, text.len())).collect();
-        Prepared { source, compares: self.compares, inserted }
+        PreparedTemplate { source, compares: self.compares, inserted }
     }
 }
 
@@ -309,9 +309,9 @@ fn tokens(template: &str, from: usize, close: &str) -> (Vec<Token>, usize) {
         }
         let (kind, length) = token(rest, first);
         match kind {
-            Kind::Open => depth += 1,
-            Kind::Close => depth = depth.saturating_sub(1),
-            Kind::Name | Kind::Literal | Kind::Sign => {}
+            TokenKind::Open => depth += 1,
+            TokenKind::Close => depth = depth.saturating_sub(1),
+            TokenKind::Name | TokenKind::Literal | TokenKind::Sign => {}
         }
         tokens.push(Token { kind, start: at, end: at + length });
         at += length;
@@ -320,24 +320,24 @@ fn tokens(template: &str, from: usize, close: &str) -> (Vec<Token>, usize) {
 }
 
 /// Returns the kind and the length of the token at the beginning of `rest`.
-fn token(rest: &str, first: char) -> (Kind, usize) {
+fn token(rest: &str, first: char) -> (TokenKind, usize) {
     let is_of_name = |c: char| c.is_alphanumeric() || c == '_';
     match first {
-        '(' | '[' | '{' => (Kind::Open, 1),
-        ')' | ']' | '}' => (Kind::Close, 1),
-        '"' | '\'' => (Kind::Literal, length_of_text(rest, first)),
+        '(' | '[' | '{' => (TokenKind::Open, 1),
+        ')' | ']' | '}' => (TokenKind::Close, 1),
+        '"' | '\'' => (TokenKind::Literal, length_of_text(rest, first)),
         _ if first.is_ascii_digit() => {
             let mut length = rest.find(|c: char| !is_of_name(c)).unwrap_or(rest.len());
             let fraction = rest.get(length..).and_then(|rest| rest.strip_prefix('.'));
             if let Some(fraction) = fraction.filter(|fraction| fraction.starts_with(|c: char| c.is_ascii_digit())) {
                 length += 1 + fraction.find(|c: char| !is_of_name(c)).unwrap_or(fraction.len());
             }
-            (Kind::Literal, length)
+            (TokenKind::Literal, length)
         }
-        _ if is_of_name(first) => (Kind::Name, rest.find(|c: char| !is_of_name(c)).unwrap_or(rest.len())),
+        _ if is_of_name(first) => (TokenKind::Name, rest.find(|c: char| !is_of_name(c)).unwrap_or(rest.len())),
         _ => {
             let long = ["//", "**", "==", "!=", "<=", ">="].iter().any(|sign| rest.starts_with(sign));
-            (Kind::Sign, if long { 2 } else { first.len_utf8() })
+            (TokenKind::Sign, if long { 2 } else { first.len_utf8() })
         }
     }
 }

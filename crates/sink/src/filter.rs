@@ -53,12 +53,12 @@ pub struct FieldPath {
     /// The user's name of the field, without the object that may hold it, in any characters.
     pub name: String,
     /// The steps from the field to the member.
-    pub steps: Vec<Step>,
+    pub steps: Vec<PathStep>,
 }
 
 /// A step from a JSON value to a part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum PathStep {
     /// A member of an object.
     Key(String),
     /// An element of a list, from 0.
@@ -77,11 +77,11 @@ impl FieldPath {
         while !rest.is_empty() {
             if let Some(inside) = rest.strip_prefix('[') {
                 let (index, after) = inside.split_once(']')?;
-                steps.push(if index.is_empty() { Step::Each } else { Step::Index(index.parse().ok()?) });
+                steps.push(if index.is_empty() { PathStep::Each } else { PathStep::Index(index.parse().ok()?) });
                 rest = after;
             } else {
                 let (name, after) = key(rest.strip_prefix('.')?)?;
-                steps.push(Step::Key(name));
+                steps.push(PathStep::Key(name));
                 rest = after;
             }
         }
@@ -111,10 +111,10 @@ impl fmt::Display for FieldPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)?;
         self.steps.iter().try_for_each(|step| match step {
-            Step::Key(key) if key.contains(['.', '[', '"']) => write!(f, ".\"{key}\""),
-            Step::Key(key) => write!(f, ".{key}"),
-            Step::Index(index) => write!(f, "[{index}]"),
-            Step::Each => f.write_str("[]"),
+            PathStep::Key(key) if key.contains(['.', '[', '"']) => write!(f, ".\"{key}\""),
+            PathStep::Key(key) => write!(f, ".{key}"),
+            PathStep::Index(index) => write!(f, "[{index}]"),
+            PathStep::Each => f.write_str("[]"),
         })
     }
 }
@@ -225,10 +225,13 @@ mod tests {
     #[test]
     fn a_path_leads_to_a_member_and_reads_as_it_is_written() {
         let steps = |text: &str| FieldPath::parse(text).map(|path| (path.name, path.steps));
-        let key = |name: &str| Step::Key(name.to_owned());
+        let key = |name: &str| PathStep::Key(name.to_owned());
         assert_eq!(steps("meta"), Some(("meta".to_owned(), vec![])));
         assert_eq!(steps("m.a.b"), Some(("m".to_owned(), vec![key("a"), key("b")])));
-        assert_eq!(steps("m[0].\"a.b\"[]"), Some(("m".to_owned(), vec![Step::Index(0), key("a.b"), Step::Each])));
+        assert_eq!(
+            steps("m[0].\"a.b\"[]"),
+            Some(("m".to_owned(), vec![PathStep::Index(0), key("a.b"), PathStep::Each]))
+        );
         for text in ["", ".a", "a.", "a..b", "a[", "a[x]", "a]b.", "a.\"b", "a[0]b"] {
             assert_eq!(steps(text).filter(|(name, _)| name != "a]b"), None, "{text}");
         }

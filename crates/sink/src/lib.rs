@@ -29,26 +29,23 @@ mod ordered;
 mod paged;
 pub mod qdrant;
 
-use std::future::Future;
+use std::collections::HashSet;
 use std::ops::RangeInclusive;
-use std::pin::Pin;
 
 pub use catalog::Catalog;
 pub use error::SinkError;
-pub use filter::{Bounds, Condition, Datetime, FieldPath, Filter, NotADatetime, Step};
+pub use filter::{Bounds, Condition, Datetime, FieldPath, Filter, NotADatetime, PathStep};
+pub use futures::future::BoxFuture;
 pub use keywords::Keywords;
 pub use limited::{Limited, RateLimit};
 pub use nearest_rows::nearest_rows;
 pub use ordered::{Order, SortPlace, SortRequest, SortValue, SortedBy, SortedPage, page_in_order};
-pub use paged::{HitPage, Place, page_of_hits};
+pub use paged::{HitPage, HitPlace, page_of_hits};
 pub use walvec_model::IndexType;
 use walvec_model::{
     Fingerprint, Generation, MadeWith, Payload, Point, PointId, Position, Provenance, RawPage, RawPoint, SparseVector,
     StoredPoint, TableName, Vector,
 };
-
-/// A boxed future, so that the traits can be used as objects.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The properties that a collection must have.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,6 +96,12 @@ impl Write {
             Self::Payload { id, .. } | Self::Delete(id) => *id,
         }
     }
+}
+
+/// Returns whether no two writes of a batch name the same point, which the order of its requests and of its steps relies on.
+pub(crate) fn names_each_point_once(batch: &[Write]) -> bool {
+    let mut seen = HashSet::with_capacity(batch.len());
+    batch.iter().all(|write| seen.insert(write.id()))
 }
 
 /// Distinguishes a collection from another one of the same name, for example one that was made again on a server that had lost its disk.
@@ -208,18 +211,18 @@ pub trait Sink: Send + Sync {
     }
 
     /// Applies a batch and makes it durable.
-    fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>>;
+    fn write<'a>(&'a self, batch: &'a [Write]) -> BoxFuture<'a, Result<(), SinkError>>;
 
     /// Returns the points with these ids that exist, in any order, with walvec's own field and no other. A point whose fields cannot be read
     /// counts as one that another program wrote.
-    fn retrieve(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>>;
+    fn retrieve<'a>(&'a self, ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<StoredPoint>, SinkError>>;
 
     /// Returns the points with these ids that exist, in any order, with those of the user's fields that come back exactly as they were
     /// written (see the module `faithful`).
-    fn faithful(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>>;
+    fn faithful<'a>(&'a self, ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<StoredPoint>, SinkError>>;
 
     /// Returns the vectors of the points with these ids that exist and have one, in any order.
-    fn vectors(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<(PointId, Vector)>, SinkError>>;
+    fn vectors<'a>(&'a self, ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<(PointId, Vector)>, SinkError>>;
 
     /// Removes every point of `table`, durably. Points of other tables and foreign points stay.
     fn delete_table(&self, table: &TableName) -> BoxFuture<'_, Result<(), SinkError>>;

@@ -97,7 +97,7 @@ pub struct SortedPage {
 
 /// The value at which an engine begins to sort.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Start {
+pub(crate) enum SortStart {
     Number(f64),
     Moment(Datetime),
 }
@@ -157,12 +157,12 @@ impl SortRequest {
     }
 
     /// Returns where the engine begins, to find what is behind [`after`](Self::after): at that value, or a little before it.
-    pub(crate) fn start(&self) -> Option<Start> {
+    pub(crate) fn start(&self) -> Option<SortStart> {
         Some(match self.after? {
-            SortValue::Whole(whole) if self.order.descending => Start::Number(rounded_up(whole)),
-            SortValue::Whole(whole) => Start::Number(rounded_down(whole)),
-            SortValue::Number(number) => Start::Number(number),
-            SortValue::Moment(moment) => Start::Moment(moment),
+            SortValue::Whole(whole) if self.order.descending => SortStart::Number(rounded_up(whole)),
+            SortValue::Whole(whole) => SortStart::Number(rounded_down(whole)),
+            SortValue::Number(number) => SortStart::Number(number),
+            SortValue::Moment(moment) => SortStart::Moment(moment),
         })
     }
 
@@ -216,7 +216,7 @@ pub async fn page_in_order(
 ) -> Result<SortedPage, SinkError> {
     // One more point tells whether there is another page, and where it begins.
     let wanted = limit.saturating_add(1);
-    let mut reading = Reading { collection, order, with_vectors, wanted, found: Vec::new() };
+    let mut reading = PageReading { collection, order, with_vectors, wanted, found: Vec::new() };
     if let Some(place) = from {
         reading.equal(place.value, Some(place.id)).await?;
     }
@@ -231,7 +231,7 @@ pub async fn page_in_order(
 }
 
 /// A page that is being read.
-struct Reading<'a> {
+struct PageReading<'a> {
     collection: &'a dyn Search,
     order: &'a Order,
     with_vectors: bool,
@@ -240,7 +240,7 @@ struct Reading<'a> {
     found: Vec<(Option<SortValue>, RawPoint)>,
 }
 
-impl Reading<'_> {
+impl PageReading<'_> {
     fn missing(&self) -> usize {
         self.wanted.saturating_sub(self.found.len())
     }

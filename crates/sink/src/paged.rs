@@ -12,7 +12,7 @@ const FURTHER: usize = 4;
 
 /// The place in the ranking of a search where a page begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct HitPlace {
     /// How many hits come before it.
     pub offset: usize,
     /// For how many hits each side of a hybrid search brings in points, as [`Search::rank`] takes it. The first page decides this
@@ -26,7 +26,7 @@ pub struct HitPage {
     /// The hits, best first.
     pub hits: Vec<Hit>,
     /// Where the next page begins; `None` at the end.
-    pub next: Option<Place>,
+    pub next: Option<HitPlace>,
 }
 
 /// Returns the hits of a search from a place on, at most `request.limit`. With `by_row`, a row counts once, as its nearest chunk.
@@ -39,7 +39,7 @@ pub struct HitPage {
 pub async fn page_of_hits(
     collection: &dyn Search,
     request: SearchRequest,
-    place: Place,
+    place: HitPlace,
     by_row: bool,
 ) -> Result<HitPage, SinkError> {
     let per_page = request.limit;
@@ -50,9 +50,10 @@ pub async fn page_of_hits(
     }
     let end = place.offset.saturating_add(per_page);
     let (mut ranked, fused_for) = ranking(collection, request, end.saturating_add(1), place.fused_for, by_row).await?;
-    let next = (ranked.len() > end).then_some(Place { offset: end, fused_for });
+    let next = (ranked.len() > end).then_some(HitPlace { offset: end, fused_for });
     ranked.truncate(end);
     let hits = ranked.split_off(place.offset.min(ranked.len()));
+    debug_assert!(hits.len() <= per_page, "a page has at most {per_page} hits, not {}", hits.len());
     Ok(HitPage { hits: with_fields(collection, hits).await?, next })
 }
 
@@ -71,7 +72,7 @@ async fn first_page(
         (_, true) => nearest_rows(collection, with_next).await?,
         (_, false) => collection.search(with_next).await?,
     };
-    let next = (hits.len() > limit).then_some(Place { offset: limit, fused_for });
+    let next = (hits.len() > limit).then_some(HitPlace { offset: limit, fused_for });
     let is_settled = match hits.get(limit.saturating_sub(1)..) {
         Some([last, behind, ..]) => last.score > behind.score,
         _ => true,

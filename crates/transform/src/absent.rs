@@ -38,12 +38,12 @@ impl Absences {
 
 /// A value that is watched: its path, and where absent values below it are recorded.
 #[derive(Clone, Debug)]
-pub(crate) struct Watch {
+pub(crate) struct WatchedValue {
     path: String,
     absences: Absences,
 }
 
-impl Watch {
+impl WatchedValue {
     /// Starts to watch the variable that the template calls `name`.
     pub(crate) fn variable(name: &str, absences: &Absences) -> Self {
         let is_word = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');

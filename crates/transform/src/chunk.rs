@@ -131,6 +131,7 @@ impl Chunker {
             } else {
                 let kept = self.kept(window, &pieces);
                 let next = start + pieces[kept].0;
+                debug_assert!(next > start, "each window begins behind the one before");
                 pieces.truncate(kept);
                 Some(next)
             };

@@ -17,7 +17,7 @@ use walvec_model::{Payload, PointId, Value};
 
 /// How a point's payload is laid out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Layout {
+pub enum PayloadLayout {
     /// The fields at the top level.
     #[default]
     Flat,
@@ -43,7 +43,7 @@ const TEXT_NODE: &str = "TextNode";
 /// The fields for the id of the node's document, under all the names that LlamaIndex has given it over time.
 const DOCUMENT_IDS: [&str; 3] = ["document_id", "doc_id", "ref_doc_id"];
 
-impl Layout {
+impl PayloadLayout {
     /// Returns the payload of a row, or of a chunk of it: its fields and the text that was embedded. `row` is the id of
     /// the row's first chunk.
     pub(crate) fn lay_out(self, id: PointId, row: PointId, text: &str, fields: Payload) -> Payload {
@@ -141,7 +141,7 @@ impl Layout {
 }
 
 /// Formats the layout as it is written in a configuration.
-impl fmt::Display for Layout {
+impl fmt::Display for PayloadLayout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Flat => "flat",
@@ -191,13 +191,14 @@ fn with_node(id: PointId, row: PointId, text: &str, mut fields: Payload) -> Payl
 mod tests {
     use super::*;
 
-    const ALL: [Layout; 4] = [Layout::Flat, Layout::LangChain, Layout::LlamaIndex, Layout::FastEmbed];
+    const ALL: [PayloadLayout; 4] =
+        [PayloadLayout::Flat, PayloadLayout::LangChain, PayloadLayout::LlamaIndex, PayloadLayout::FastEmbed];
 
     fn fields() -> Payload {
         Payload::from_iter([("name".to_owned(), json!("Dune")), ("metadata".to_owned(), json!({"a": null}))])
     }
 
-    fn laid_out(layout: Layout) -> Value {
+    fn laid_out(layout: PayloadLayout) -> Value {
         Value::Object(layout.lay_out(PointId::Num(7), PointId::Num(7), "a text", fields()))
     }
 
@@ -217,10 +218,10 @@ mod tests {
 
     #[test]
     fn the_text_stands_beside_the_fields_where_a_reader_looks_for_it() {
-        assert_eq!(laid_out(Layout::Flat), Value::Object(fields()));
-        assert_eq!(laid_out(Layout::LangChain), json!({"page_content": "a text", "metadata": fields()}));
-        assert_eq!(laid_out(Layout::FastEmbed), json!({"document": "a text", "metadata": fields()}));
-        let node = laid_out(Layout::LlamaIndex);
+        assert_eq!(laid_out(PayloadLayout::Flat), Value::Object(fields()));
+        assert_eq!(laid_out(PayloadLayout::LangChain), json!({"page_content": "a text", "metadata": fields()}));
+        assert_eq!(laid_out(PayloadLayout::FastEmbed), json!({"document": "a text", "metadata": fields()}));
+        let node = laid_out(PayloadLayout::LlamaIndex);
         let content: Value = serde_json::from_str(node["_node_content"].as_str().unwrap()).unwrap();
         assert_eq!((&content["text"], &content["metadata"]), (&json!("a text"), &Value::Object(fields())));
         assert_eq!(
@@ -231,11 +232,11 @@ mod tests {
 
     #[test]
     fn the_vector_has_the_name_that_the_reader_asks_for() {
-        assert_eq!(Layout::Flat.vector_name("a/B"), None);
-        assert_eq!(Layout::LangChain.vector_name("a/B"), None);
-        assert_eq!(Layout::LlamaIndex.vector_name("a/B").as_deref(), Some("text-dense"));
+        assert_eq!(PayloadLayout::Flat.vector_name("a/B"), None);
+        assert_eq!(PayloadLayout::LangChain.vector_name("a/B"), None);
+        assert_eq!(PayloadLayout::LlamaIndex.vector_name("a/B").as_deref(), Some("text-dense"));
         for model in ["BAAI/bge-small-EN", "./models/bge-small-en/", "bge-small-en"] {
-            assert_eq!(Layout::FastEmbed.vector_name(model).as_deref(), Some("fast-bge-small-en"), "{model}");
+            assert_eq!(PayloadLayout::FastEmbed.vector_name(model).as_deref(), Some("fast-bge-small-en"), "{model}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use minijinja::value::{Enumerator, Object, Value as Rendered};
 use walvec_model::{Lookup, Table, Take, Value};
 
-use crate::absent::{Absences, Watch};
+use crate::absent::{Absences, WatchedValue};
 use crate::error::TransformError;
 use crate::names::unknown_column;
 use crate::template::Template;
@@ -14,19 +14,19 @@ use crate::values::{self, Types};
 
 /// A row together with the rows that it looks up. `row` is the row alone.
 #[derive(Debug)]
-struct Joined {
+struct JoinedRow {
     row: Rendered,
     looked_up: BTreeMap<String, Rendered>,
     /// Records the lookups that found nothing, when the template looks at them.
     absences: Option<Absences>,
 }
 
-impl Object for Joined {
+impl Object for JoinedRow {
     fn get_value(self: &Arc<Self>, key: &Rendered) -> Option<Rendered> {
         match self.looked_up.get(key.as_str()?) {
             Some(found) => {
                 if let Some(absences) = self.absences.as_ref().filter(|_| values::is_absent(found)) {
-                    Watch::variable(key.as_str()?, absences).found_no_row();
+                    WatchedValue::variable(key.as_str()?, absences).found_no_row();
                 }
                 Some(found.clone())
             }
@@ -52,7 +52,7 @@ pub(crate) fn joined(
     let value = |(number, lookup): (usize, &Lookup)| {
         let value = match (looked_up.get(number), &lookup.take) {
             (Some(found), _) => {
-                let watch = absences.map(|absences| Watch::variable(&lookup.name, absences));
+                let watch = absences.map(|absences| WatchedValue::variable(&lookup.name, absences));
                 let unknown = Arc::default();
                 values::from_rows(found, types.get(number).unwrap_or(&unknown), watch)
             }
@@ -62,7 +62,7 @@ pub(crate) fn joined(
         (lookup.name.clone(), value)
     };
     let looked_up = lookups.iter().enumerate().map(value).collect();
-    Rendered::from_object(Joined { row: row.clone(), looked_up, absences: absences.cloned() })
+    Rendered::from_object(JoinedRow { row: row.clone(), looked_up, absences: absences.cloned() })
 }
 
 /// Returns the column types of each lookup's table.
@@ -79,12 +79,12 @@ type Unknown = Arc<Mutex<Option<(Arc<Table>, String)>>>;
 
 /// A row of which every column is NULL, and which records names that are not columns.
 #[derive(Debug)]
-struct Sample {
+struct SampleRow {
     table: Arc<Table>,
     unknown: Unknown,
 }
 
-impl Object for Sample {
+impl Object for SampleRow {
     fn get_value(self: &Arc<Self>, key: &Rendered) -> Option<Rendered> {
         let name = key.as_str()?;
         if self.table.column_index(name).is_none() {
@@ -116,7 +116,7 @@ pub(crate) fn check(text: &Template, lookups: &[Lookup], tables: &[Arc<Table>]) 
     let unknown = Unknown::default();
     let sample = |lookup: &Lookup| {
         let table = tables.iter().find(|table| table.name == lookup.table)?;
-        let row = Rendered::from_object(Sample { table: Arc::clone(table), unknown: Arc::clone(&unknown) });
+        let row = Rendered::from_object(SampleRow { table: Arc::clone(table), unknown: Arc::clone(&unknown) });
         let value = match lookup.take {
             Take::One => row,
             Take::Many { .. } => Rendered::from(vec![row]),
@@ -125,7 +125,7 @@ pub(crate) fn check(text: &Template, lookups: &[Lookup], tables: &[Arc<Table>]) 
     };
     let looked_up = lookups.iter().filter_map(sample).collect();
     // An error of the rendering does not matter here: some templates cannot be rendered with NULLs.
-    let joined = Joined { row: values::row_of_nulls(), looked_up, absences: None };
+    let joined = JoinedRow { row: values::row_of_nulls(), looked_up, absences: None };
     let _ = text.render_text(Rendered::from_object(joined));
     let found = unknown.lock().unwrap_or_else(PoisonError::into_inner).take();
     match found {

@@ -15,16 +15,18 @@ pub(crate) const ALWAYS_ROW: &str = "walvec_row";
 /// The similarity (Jaro-Winkler, 0 to 1) from which a name is worth suggesting: one or two typing errors in a short name.
 const SIMILAR: f64 = 0.8;
 
+/// Returns how similar two names are, at most 1, if one may be a misspelling of the other. Capitals do not count.
+#[must_use]
+pub fn similarity(name: &str, other: &str) -> Option<f64> {
+    let similarity = strsim::jaro_winkler(&name.to_lowercase(), &other.to_lowercase());
+    (similarity >= SIMILAR).then_some(similarity)
+}
+
 /// Returns the name among `known` of which `name` is most probably a misspelling.
 #[must_use]
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let lower = name.to_lowercase();
-    known
-        .into_iter()
-        .map(|candidate| (strsim::jaro_winkler(&lower, &candidate.to_lowercase()), candidate))
-        .filter(|(similarity, _)| *similarity >= SIMILAR)
-        .max_by(|left, right| left.0.total_cmp(&right.0))
-        .map(|(_, candidate)| candidate)
+    let similar = known.into_iter().filter_map(|candidate| Some((similarity(name, candidate)?, candidate)));
+    similar.max_by(|left, right| left.0.total_cmp(&right.0)).map(|(_, candidate)| candidate)
 }
 
 /// Returns the error of a name that is no column of the table, with the name that was probably meant.

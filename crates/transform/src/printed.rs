@@ -22,30 +22,30 @@ pub fn printed_names(template: &str) -> Vec<&str> {
 
 /// A part of an expression.
 #[derive(Clone, Copy, PartialEq)]
-enum Token<'a> {
+enum ExpressionPart<'a> {
     Name(&'a str),
     Text(&'a str),
     Sign(char),
 }
 
 fn names_in(expression: &str) -> impl Iterator<Item = &str> {
-    let (mut before, mut last) = (Token::Sign(' '), Token::Sign(' '));
+    let (mut before, mut last) = (ExpressionPart::Sign(' '), ExpressionPart::Sign(' '));
     tokens(expression).filter_map(move |token| {
-        let of_row = matches!(before, Token::Name(ROW | ALWAYS_ROW));
+        let of_row = matches!(before, ExpressionPart::Name(ROW | ALWAYS_ROW));
         let name = match (token, last) {
             // A name after a bar is a filter; a name after a dot belongs to the value before it.
-            (Token::Name(ROW | ALWAYS_ROW), _) | (Token::Name(_), Token::Sign('|')) => None,
-            (Token::Name(name), Token::Sign('.')) => of_row.then_some(name),
-            (Token::Name(name), _) => Some(name),
-            (Token::Text(name), Token::Sign('[')) => of_row.then_some(name),
-            (Token::Text(_) | Token::Sign(_), _) => None,
+            (ExpressionPart::Name(ROW | ALWAYS_ROW), _) | (ExpressionPart::Name(_), ExpressionPart::Sign('|')) => None,
+            (ExpressionPart::Name(name), ExpressionPart::Sign('.')) => of_row.then_some(name),
+            (ExpressionPart::Name(name), _) => Some(name),
+            (ExpressionPart::Text(name), ExpressionPart::Sign('[')) => of_row.then_some(name),
+            (ExpressionPart::Text(_) | ExpressionPart::Sign(_), _) => None,
         };
         (before, last) = (last, token);
         name
     })
 }
 
-fn tokens(expression: &str) -> impl Iterator<Item = Token<'_>> {
+fn tokens(expression: &str) -> impl Iterator<Item = ExpressionPart<'_>> {
     let mut rest = expression;
     std::iter::from_fn(move || {
         rest = rest.trim_start();
@@ -53,12 +53,12 @@ fn tokens(expression: &str) -> impl Iterator<Item = Token<'_>> {
         let behind = &rest[first.len_utf8()..];
         let (token, after) = if is_of_name(first) {
             let end = rest.find(|character| !is_of_name(character)).unwrap_or(rest.len());
-            (Token::Name(&rest[..end]), &rest[end..])
+            (ExpressionPart::Name(&rest[..end]), &rest[end..])
         } else if matches!(first, '"' | '\'') {
             let (text, after) = behind.split_once(first).unwrap_or((behind, ""));
-            (Token::Text(text), after)
+            (ExpressionPart::Text(text), after)
         } else {
-            (Token::Sign(first), behind)
+            (ExpressionPart::Sign(first), behind)
         };
         rest = after;
         Some(token)

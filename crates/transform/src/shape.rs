@@ -5,14 +5,14 @@ use std::sync::Arc;
 use minijinja::value::{Enumerator, Object, Value as Rendered};
 use walvec_model::{Column, Table, Type, Value};
 
-use crate::absent::{Absences, Watch};
+use crate::absent::{Absences, WatchedValue};
 use crate::names::{ALWAYS_ROW, ROW};
 use crate::template::Template;
 use crate::values;
 
 /// What a [`Transform`](crate::Transform) needs of a table's columns.
 #[derive(Debug)]
-pub(crate) struct Shape {
+pub(crate) struct ColumnPlan {
     pub(crate) columns: Vec<Column>,
     /// The payload fields that are columns, with the columns' indexes.
     pub(crate) payload: Vec<(String, usize)>,
@@ -22,7 +22,7 @@ pub(crate) struct Shape {
     pub(crate) needed: Vec<bool>,
 }
 
-impl Shape {
+impl ColumnPlan {
     pub(crate) fn is_of(&self, table: &Table) -> bool {
         let same = |(own, other): (&Column, &Column)| {
             own.name == other.name && own.ty == other.ty && own.type_name == other.type_name
@@ -34,17 +34,17 @@ impl Shape {
 /// A row as templates see it.
 #[derive(Debug)]
 pub(crate) struct RowContext {
-    shape: Arc<Shape>,
-    /// The values, in the order of [`Shape::reachable`].
+    shape: Arc<ColumnPlan>,
+    /// The values, in the order of [`ColumnPlan::reachable`].
     values: Vec<Rendered>,
     /// Records the NULLs that the template looks at.
     absences: Option<Absences>,
 }
 
 impl RowContext {
-    pub(crate) fn new(shape: &Arc<Shape>, values: &[Value], absences: Option<&Absences>) -> Self {
+    pub(crate) fn new(shape: &Arc<ColumnPlan>, values: &[Value], absences: Option<&Absences>) -> Self {
         let value = |(name, index, ty): &(String, usize, Type)| {
-            let watch = absences.map(|absences| Watch::variable(name, absences));
+            let watch = absences.map(|absences| WatchedValue::variable(name, absences));
             values.get(*index).map_or_else(values::null, |value| values::from_typed(value, ty, watch))
         };
         let values = shape.reachable.iter().map(value).collect();
@@ -62,7 +62,7 @@ impl Object for RowContext {
             Some(position) => {
                 let value = self.values.get(position)?;
                 if let Some(absences) = self.absences.as_ref().filter(|_| values::is_absent(value)) {
-                    Watch::variable(key, absences).is_null();
+                    WatchedValue::variable(key, absences).is_null();
                 }
                 Some(value.clone())
             }
@@ -76,7 +76,7 @@ impl Object for RowContext {
 }
 
 /// Returns whether the template can reach a column that is NULL in this row.
-pub(crate) fn uses_null(shape: &Shape, template: &Template, values: &[Value]) -> bool {
+pub(crate) fn uses_null(shape: &ColumnPlan, template: &Template, values: &[Value]) -> bool {
     let is_null = |index: usize| values.get(index).is_none_or(Value::is_null);
     shape.reachable.iter().any(|(name, index, _)| template.names.reaches(name) && is_null(*index))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use minijinja::value::Value as Rendered;
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
 use walvec_model::Value;
-use walvec_model::operands::{Prepared, prepare};
+use walvec_model::operands::{PreparedTemplate, prepare};
 
 use crate::absent::Absences;
 use crate::names::{ReachableNames, comparison_with_none};
@@ -39,7 +39,7 @@ pub(crate) struct Template {
     env: Environment<'static>,
     source: String,
     /// The source that was compiled, with its filters.
-    prepared: Prepared,
+    prepared: PreparedTemplate,
     /// Set if the template is one expression, whose value is in [`VALUE`] after rendering. The number is how far the
     /// offsets in the compiled assignment are ahead of those in `prepared`.
     assignment_shift: Option<usize>,
@@ -176,7 +176,7 @@ fn as_assignment(source: &str) -> Option<(String, usize)> {
 }
 
 /// Converts an error of the engine, whose offsets are `shift` ahead of those in the prepared source.
-fn engine_error(source: &str, prepared: &Prepared, error: &Error, shift: usize) -> SyntaxError {
+fn engine_error(source: &str, prepared: &PreparedTemplate, error: &Error, shift: usize) -> SyntaxError {
     let line_start = |line: usize| source.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
     let range = error.range().map(|range| prepared.original(range.start.saturating_sub(shift)));
     let offset = range.unwrap_or_else(|| line_start(error.line().unwrap_or(1)));

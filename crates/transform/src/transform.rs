@@ -1,23 +1,26 @@
 //! Turns a row into its document.
+//!
+//! - `check`: whether a table has what the specification names
+//! - `complete`: the values of a row that were not sent
+
+mod check;
+mod complete;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
+pub use complete::Completed;
 use minijinja::value::Value as Rendered;
-use walvec_model::point::{MAX_NESTING, RESERVED_KEY, limit_nesting};
-use walvec_model::{
-    Cell, Column, Document, IndexType, InputHash, Lookup, Payload, PointId, Provenance, Row, RowKey, StoredPoint,
-    Table, TableName, Type, Value,
-};
+use walvec_model::point::{MAX_NESTING, limit_nesting};
+use walvec_model::{Document, IndexType, InputHash, Lookup, Payload, PointId, RowKey, Table, TableName, Value};
 
 use crate::absent::Absences;
 use crate::chunk::{Chunker, MAX_CHUNKS};
 use crate::error::TransformError;
-use crate::layout::Layout;
-use crate::names::{ALWAYS_ROW, ROW, unknown_column};
+use crate::layout::PayloadLayout;
 use crate::point_id;
-use crate::shape::{RowContext, Shape, uses_null};
-use crate::template::{SyntaxError, Template, first_segment};
+use crate::shape::{ColumnPlan, RowContext, uses_null};
+use crate::template::{SyntaxError, Template};
 use crate::values::Types;
 use crate::{indexed, lookup};
 
@@ -40,21 +43,12 @@ pub struct TransformSpec {
     /// Further payload fields, each with its name and template. A computed field replaces the column of the same name.
     pub computed: Vec<(String, String)>,
     /// How the payload is laid out.
-    pub layout: Layout,
+    pub layout: PayloadLayout,
     /// Rows of other tables that the text is rendered with.
     pub lookups: Vec<Lookup>,
     /// Which fields of the payload are indexed, and with which index type. A field that is indexed as a number is
     /// stored as one.
     pub indexes: Vec<(String, IndexType)>,
-}
-
-/// The outcome of filling in a row's unchanged values.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Completed {
-    /// One value per column of the table. Columns that nothing uses may be NULL.
-    Row(Vec<Value>),
-    /// A value that is needed was not sent and is not stored. The row has to be read from the table.
-    Refetch,
 }
 
 /// A compiled [`TransformSpec`]. It is cheap to share and can be used from several threads.
@@ -65,7 +59,7 @@ pub struct Transform {
     computed: Vec<(String, Template)>,
     chunker: Option<Chunker>,
     /// The last shape that was seen. A table keeps its shape for millions of rows.
-    shape: RwLock<Option<Arc<Shape>>>,
+    shape: RwLock<Option<Arc<ColumnPlan>>>,
     /// The column types of looked-up tables, as far as those tables were seen.
     lookup_types: RwLock<Arc<[Arc<Types>]>>,
 }
@@ -143,50 +137,6 @@ impl Transform {
         table.reduced(|column| self.needs(&column.name))
     }
 
-    /// Returns the row with NULL in place of values that nothing uses. They may be large.
-    #[must_use]
-    pub fn reduced(&self, table: &Table, row: &Row) -> Row {
-        let Ok(shape) = self.shape(table) else { return row.clone() };
-        let is_needed = |index: usize| shape.needed.get(index).copied().unwrap_or(true);
-        let cell =
-            |(index, cell): (usize, &Cell)| if is_needed(index) { cell.clone() } else { Cell::Value(Value::Null) };
-        Row(row.0.iter().enumerate().map(cell).collect())
-    }
-
-    /// Returns whether a value that is needed was not sent, and all such values may be found in the stored point.
-    #[must_use]
-    pub fn may_be_stored(&self, table: &Table, row: &Row) -> bool {
-        let unsent = table
-            .columns
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| row.0.get(*index).is_none_or(|cell| cell.value().is_none()));
-        let mut needed = unsent.map(|(_, column)| &column.name).filter(|name| self.needs(name)).peekable();
-        needed.peek().is_some() && needed.all(|name| self.keeps(name))
-    }
-
-    /// Fills in the values that PostgreSQL did not send because an UPDATE did not change them, from the point that
-    /// shows the row's previous version. An unchanged value never becomes NULL: where the point does not have it, the
-    /// result is [`Completed::Refetch`].
-    #[must_use]
-    pub fn complete(&self, table: &Table, row: Row, stored: Option<&StoredPoint>) -> Completed {
-        let stored = stored.filter(|point| is_from(point, &table.name));
-        let mut cells = row.0.into_iter();
-        let mut completed = Vec::with_capacity(table.columns.len());
-        for column in &table.columns {
-            let value = match cells.next() {
-                Some(Cell::Value(value)) => Some(value),
-                Some(Cell::Unchanged) | None if !self.needs(&column.name) => Some(Value::Null),
-                Some(Cell::Unchanged) | None => self.stored_value(&column.name, stored),
-            };
-            match value {
-                Some(value) => completed.push(value),
-                None => return Completed::Refetch,
-            }
-        }
-        Completed::Row(completed)
-    }
-
     /// Renders a row whose values are complete. Returns its document, or one document for each chunk, in order.
     ///
     /// # Errors
@@ -209,6 +159,7 @@ impl Transform {
         values: &[Value],
         looked_up: &[Arc<Value>],
     ) -> Result<Vec<Document>, TransformError> {
+        debug_assert_eq!(values.len(), table.columns.len(), "a complete row has a value for each column");
         let shape = self.shape(table)?;
         let context = |absences: Option<&Absences>| Rendered::from_object(RowContext::new(&shape, values, absences));
         let failed = |template: &Template, error: &minijinja::Error| match template.mistake(error) {
@@ -234,36 +185,44 @@ impl Transform {
         }
         indexed::store_numbers(&self.spec.indexes, &mut fields);
         fields.values_mut().for_each(|field| limit_nesting(field, MAX_NESTING));
-        let pieces = match &self.chunker {
-            Some(chunker) => chunker.split(&text).map_err(|error| TransformError::Render {
-                table: table.name.clone(),
-                key: key.to_string(),
-                field: self.text.field.clone(),
-                reason: error.to_string(),
-            })?,
-            None => vec![text.as_str()],
-        };
+        Ok(self.documents((table, key), &self.pieces((table, key), &text)?, fields))
+    }
+
+    /// Cuts the text of a row into its chunks.
+    fn pieces<'a>(&'a self, (table, key): (&Table, &RowKey), text: &'a str) -> Result<Vec<&'a str>, TransformError> {
+        let Some(chunker) = &self.chunker else { return Ok(vec![text]) };
+        chunker.split(text).map_err(|error| TransformError::Render {
+            table: table.name.clone(),
+            key: key.to_string(),
+            field: self.text.field.clone(),
+            reason: error.to_string(),
+        })
+    }
+
+    /// Makes a document of each piece of a row's text.
+    fn documents(&self, (table, key): (&Table, &RowKey), pieces: &[&str], fields: Payload) -> Vec<Document> {
+        debug_assert!(!pieces.is_empty(), "a row has a document");
         let row = self.point_id(table, key);
         let chunks = u32::try_from(pieces.len()).unwrap_or(u32::MAX);
         let ids = std::iter::once(row).chain(self.further_ids(&table.name, key, chunks));
         // The last document takes the fields; the ones before it get copies.
         let fields = std::iter::repeat_n(fields, pieces.len());
-        let document = |(chunk, ((id, piece), mut fields)): (u32, ((PointId, &str), Payload))| {
+        let document = |(chunk, ((id, piece), mut fields)): (u32, ((PointId, &&str), Payload))| {
             if let Some(name) = self.chunk_field() {
-                fields.insert(name.to_owned(), piece.into());
+                fields.insert(name.to_owned(), (*piece).into());
             }
             Document {
                 id,
                 table: table.name.clone(),
                 key: key.clone(),
-                text: piece.to_owned(),
+                text: (*piece).to_owned(),
                 input_hash: InputHash::of(piece),
                 payload: self.spec.layout.lay_out(id, row, piece, fields),
                 chunk,
                 chunks,
             }
         };
-        Ok((0..).zip(ids.zip(pieces).zip(fields)).map(document).collect())
+        (0..).zip(ids.zip(pieces).zip(fields)).map(document).collect()
     }
 
     /// Returns the lookups that the text uses.
@@ -319,18 +278,12 @@ impl Transform {
         selected && !self.is_computed(column)
     }
 
-    /// Returns whether the column's value is stored exactly as it came. A field indexed as a number may have lost digits.
-    fn keeps(&self, column: &str) -> bool {
-        let is_number = |(field, index): &(String, IndexType)| field == column && index.is_number();
-        self.stores(column) && !self.spec.indexes.iter().any(is_number)
-    }
-
     pub(crate) fn spec(&self) -> &TransformSpec {
         &self.spec
     }
 
     /// Returns the shape that was seen last.
-    pub(crate) fn shape_seen(&self) -> Option<Arc<Shape>> {
+    pub(crate) fn shape_seen(&self) -> Option<Arc<ColumnPlan>> {
         self.shape.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -343,59 +296,14 @@ impl Transform {
         self.stores(column) || self.reaches(column) || self.spec.lookups.iter().any(joins)
     }
 
-    fn stored_value(&self, column: &str, stored: Option<&StoredPoint>) -> Option<Value> {
-        if !self.keeps(column) {
-            return None;
-        }
-        self.spec.layout.field(&stored?.payload, column).cloned()
-    }
-
     /// Returns the shape of `table`, which is checked when it is first seen.
-    fn shape(&self, table: &Table) -> Result<Arc<Shape>, TransformError> {
+    fn shape(&self, table: &Table) -> Result<Arc<ColumnPlan>, TransformError> {
         if let Some(shape) = self.shape_seen().filter(|shape| shape.is_of(table)) {
             return Ok(shape);
         }
         let shape = Arc::new(self.new_shape(table)?);
         *self.shape.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&shape));
         Ok(shape)
-    }
-
-    fn new_shape(&self, table: &Table) -> Result<Shape, TransformError> {
-        let columns = table.columns.clone();
-        check_template(table, &self.text, &self.spec.lookups)?;
-        for (_, template) in &self.computed {
-            check_template(table, template, &[])?;
-        }
-        for (name, template) in &self.computed {
-            self.check_field(table, &template.field, name)?;
-        }
-        let all: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
-        let selected = self.spec.payload.as_ref().unwrap_or(&all);
-        let mut payload = Vec::with_capacity(selected.len());
-        for name in selected {
-            self.check_field(table, "payload", name)?;
-            let index = table.column_index(name).ok_or_else(|| unknown_column(table, "payload", name))?;
-            if self.stores(name) {
-                payload.push((name.clone(), index));
-            }
-        }
-        let reachable = columns.iter().enumerate().filter(|(_, column)| self.reaches(&column.name));
-        let reachable = reachable.map(|(index, column)| (column.name.clone(), index, column.ty.clone())).collect();
-        let is_needed = |(index, column): (usize, &Column)| table.key.contains(&index) || self.needs(&column.name);
-        let needed = columns.iter().enumerate().map(is_needed).collect();
-        Ok(Shape { columns, payload, reachable, needed })
-    }
-
-    fn check_field(&self, table: &Table, field: &str, name: &str) -> Result<(), TransformError> {
-        let layout = self.spec.layout;
-        let purpose = match name {
-            RESERVED_KEY => "in which walvec keeps each point's version".to_owned(),
-            _ if self.chunk_field() == Some(name) => "which `chunk.field` says is for the text of the chunk".to_owned(),
-            _ if layout.reserved().contains(&name) => format!("which the layout {layout} needs for itself"),
-            _ => return Ok(()),
-        };
-        let (table, field, name) = (table.name.clone(), field.to_owned(), name.to_owned());
-        Err(TransformError::ReservedField { table, field, name, purpose })
     }
 }
 
@@ -407,51 +315,6 @@ fn located(table: &TableName, field: &str, error: SyntaxError) -> TransformError
         column: error.column,
         reason: format!("{}\n{}", error.reason, error.snippet),
     }
-}
-
-/// Returns whether walvec wrote the point for a row of `table`. The fields of any other point prove nothing about the row.
-fn is_from(point: &StoredPoint, table: &TableName) -> bool {
-    point.provenance.as_ref().is_some_and(|provenance| provenance.table == Provenance::table_tag(table))
-}
-
-fn check_template(table: &Table, template: &Template, lookups: &[Lookup]) -> Result<(), TransformError> {
-    let unknown = |name: &str| Err(unknown_column(table, &template.field, name));
-    // A column that is called `row` hides the row.
-    let hidden_by = table.columns.iter().find(|column| column.name == ROW);
-    let row_is_column = hidden_by.is_some();
-    if let Some(column) = hidden_by.filter(|column| !matches!(column.ty.scalar(), Type::Json | Type::Unknown)) {
-        check_hidden_row(table, template, column)?;
-    }
-    for path in template.variables() {
-        let name = first_segment(&path);
-        if lookups.iter().any(|lookup| lookup.name == name) {
-            continue;
-        }
-        let column = match path.split('.').nth(1) {
-            Some(column) if name == ALWAYS_ROW || (name == ROW && !row_is_column) => column,
-            None if name == ROW || name == ALWAYS_ROW => continue,
-            _ => name,
-        };
-        if table.column_index(column).is_none() {
-            return unknown(column);
-        }
-    }
-    // With such a column, a name after `row` may be a member of the column's value.
-    let is_member = |name: &str| row_is_column && template.names.subscripts_of_row().any(|member| member == name);
-    let missing = template.names.subscripts().find(|name| table.column_index(name).is_none() && !is_member(name));
-    missing.map_or(Ok(()), unknown)
-}
-
-/// Refuses `row["..."]` if `row` is a column whose values have no members.
-fn check_hidden_row(table: &Table, template: &Template, column: &Column) -> Result<(), TransformError> {
-    let mut members = template.variables().into_iter().filter(|path| path.starts_with("row."));
-    let member = template.names.subscripts_of_row().next().map(str::to_owned);
-    let Some(member) = member.or_else(|| Some(members.next()?.split_off("row.".len()))) else { return Ok(()) };
-    Err(TransformError::HiddenRow {
-        table: table.name.clone(),
-        field: template.field.clone(),
-        reason: format!("the column \"row\" ({}) hides the row: write walvec_row[\"{member}\"]", column.ty),
-    })
 }
 
 fn value_at(values: &[Value], index: usize) -> Value {

@@ -14,16 +14,16 @@ use minijinja::{Environment, Error, ErrorKind, Output, State};
 use walvec_model::operands;
 use walvec_model::{Type, Value};
 
-use crate::absent::Watch;
+use crate::absent::WatchedValue;
 
 /// The deepest nesting of a computed value. PostgreSQL limits json by its stack, but templates can build cycles.
 const MAX_DEPTH: usize = 128;
 
 /// SQL's NULL inside a template.
 #[derive(Debug)]
-struct Null;
+struct SqlNull;
 
-impl Object for Null {
+impl Object for SqlNull {
     // An empty map is false, has length 0 and nothing to loop over. A sequence would turn `NULL * 2` into an empty list.
     fn repr(self: &Arc<Self>) -> ObjectRepr {
         ObjectRepr::Map
@@ -89,7 +89,7 @@ impl Object for Nulls {
 #[derive(Debug)]
 struct JsonObject {
     map: serde_json::Map<String, Value>,
-    watch: Option<Watch>,
+    watch: Option<WatchedValue>,
     /// The column types, if the object is a row of a table.
     types: Option<Arc<Types>>,
 }
@@ -124,7 +124,7 @@ impl Object for JsonObject {
 
 /// Returns NULL.
 pub(crate) fn null() -> Rendered {
-    Rendered::from_object(Null)
+    Rendered::from_object(SqlNull)
 }
 
 /// Returns a context for trial runs, in which every column is NULL.
@@ -134,11 +134,11 @@ pub(crate) fn row_of_nulls() -> Rendered {
 
 /// Returns whether a template's value is NULL, or was never given.
 pub(crate) fn is_absent(value: &Rendered) -> bool {
-    value.is_undefined() || value.is_none() || value.downcast_object_ref::<Null>().is_some()
+    value.is_undefined() || value.is_none() || value.downcast_object_ref::<SqlNull>().is_some()
 }
 
 /// Converts a row's value to what templates see. `watch` records the absent values in it that a template looks at.
-pub(crate) fn from_json(value: &Value, watch: Option<Watch>) -> Rendered {
+pub(crate) fn from_json(value: &Value, watch: Option<WatchedValue>) -> Rendered {
     match value {
         Value::Null => null(),
         Value::Bool(flag) => Rendered::from(*flag),
@@ -157,7 +157,7 @@ pub(crate) fn from_json(value: &Value, watch: Option<Watch>) -> Rendered {
 }
 
 /// Converts a column's value to what templates see.
-pub(crate) fn from_typed(value: &Value, ty: &Type, watch: Option<Watch>) -> Rendered {
+pub(crate) fn from_typed(value: &Value, ty: &Type, watch: Option<WatchedValue>) -> Rendered {
     match (ty, value) {
         (Type::Numeric { .. }, Value::String(digits)) => match digits.parse() {
             Ok(number) => Rendered::from_object(Numeric { digits: digits.clone(), number }),
@@ -176,7 +176,7 @@ pub(crate) fn from_typed(value: &Value, ty: &Type, watch: Option<Watch>) -> Rend
 }
 
 /// Converts rows of another table, an object or a list of objects, to what templates see.
-pub(crate) fn from_rows(value: &Value, types: &Arc<Types>, watch: Option<Watch>) -> Rendered {
+pub(crate) fn from_rows(value: &Value, types: &Arc<Types>, watch: Option<WatchedValue>) -> Rendered {
     match value {
         Value::Object(map) => {
             Rendered::from_object(JsonObject { map: map.clone(), watch, types: Some(Arc::clone(types)) })

@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 use walvec_model::Lsn;
 
 use crate::error::statement;
-use crate::{Applied, Job, Stage, VerifyError};
+use crate::{Applied, CompareJob, ComparisonStage, VerifyError};
 
 /// The first pause between two polls: shorter than a commit takes to become searchable. Later pauses are longer and cost
 /// either side little.
@@ -40,14 +40,14 @@ async fn position(session: &Client, query: &str, doing: &str) -> Result<Lsn, Ver
 }
 
 /// Waits until everything before `until` can be found in the collection, and the server holds no points back.
-pub(crate) async fn wait(job: &Job<'_>, until: Lsn) -> Result<(), VerifyError> {
+pub(crate) async fn wait(job: &CompareJob<'_>, until: Lsn) -> Result<(), VerifyError> {
     let mut pause = FIRST_PAUSE;
     loop {
         let Applied { lsn, streaming, problem } = job.running.applied().await?;
         if streaming && lsn >= until {
             break;
         }
-        (job.watch)(Stage::Waiting { until, now: lsn, problem });
+        (job.watch)(ComparisonStage::Waiting { until, now: lsn, problem });
         // The walvec that fills the collection is another process, so it has to be polled.
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -57,7 +57,7 @@ pub(crate) async fn wait(job: &Job<'_>, until: Lsn) -> Result<(), VerifyError> {
         if held_back == 0 {
             return Ok(());
         }
-        (job.watch)(Stage::HeldBack(held_back));
+        (job.watch)(ComparisonStage::HeldBack(held_back));
         tokio::time::sleep(LONGEST_PAUSE).await;
     }
 }

@@ -13,10 +13,10 @@ use walvec_model::{PointId, RESERVED_KEY, RawPoint};
 use crate::error::{interrupted, statement};
 use crate::image::Imager;
 use crate::merge::{Merge, Scanned};
-use crate::recheck::{Judge, Verdict};
+use crate::recheck::{Rechecker, SuspectVerdict};
 use crate::sort::{Expected, Sorted, Sorter};
 use crate::vectors::{self, Sampler};
-use crate::{Findings, Job, Mismatch, Report, Stage, VerifyError, barrier};
+use crate::{CompareJob, ComparisonStage, Findings, Mismatch, Report, VerifyError, barrier};
 
 /// How many rows are rendered together at most; the next constant bounds their bytes.
 const BATCH_ROWS: usize = 512;
@@ -37,30 +37,33 @@ const FIRST_POINTS: usize = 256;
 ///
 /// # Errors
 /// If a side cannot be read, or the collection was built with another model or text ([`VerifyError::Fingerprint`]). Waits for
-/// as long as the running walvec is behind, and reports that to [`Job::watch`].
+/// as long as the running walvec is behind, and reports that to [`CompareJob::watch`].
 #[must_use]
-pub fn compare<'a>(job: &'a Job<'_>) -> BoxFuture<'a, Result<(Report, Findings), VerifyError>> {
+pub fn compare<'a>(job: &'a CompareJob<'_>) -> BoxFuture<'a, Result<(Report, Findings), VerifyError>> {
     // Boxed here, because a bare future would be compiled in the crate that awaits it, with that crate's optimisation level.
     Box::pin(compare_in_pages(job))
 }
 
-async fn compare_in_pages(job: &Job<'_>) -> Result<(Report, Findings), VerifyError> {
+async fn compare_in_pages(job: &CompareJob<'_>) -> Result<(Report, Findings), VerifyError> {
     check_fingerprint(job).await?;
-    barrier::prepare(job.asker).await?;
+    barrier::prepare(job.query_session).await?;
     let imager = Arc::new(Imager::find(job).await?);
-    let judge = Judge::new(job, Arc::clone(&imager)).await?;
-    let mut comparison =
-        Comparison { judge, report: Report::new(&job.spec.collection, &job.spec.table), findings: Findings::new()? };
+    let rechecker = Rechecker::new(job, Arc::clone(&imager)).await?;
+    let mut comparison = Comparison {
+        rechecker,
+        report: Report::new(&job.spec.collection, &job.spec.table),
+        findings: Findings::new()?,
+    };
     let sorted = comparison.read_rows(&imager).await?;
     comparison.merge(imager, sorted).await?;
     comparison.list_parked().await?;
     let Comparison { mut report, findings, .. } = comparison;
-    report.examples.sort_by_key(|mismatch| mismatch.sort);
+    report.examples.sort_by_key(|mismatch| mismatch.kind);
     Ok((report, findings))
 }
 
 /// Refuses a collection if most of its first points were made by another model or text.
-async fn check_fingerprint(job: &Job<'_>) -> Result<(), VerifyError> {
+async fn check_fingerprint(job: &CompareJob<'_>) -> Result<(), VerifyError> {
     let page = job.points.page(None, FIRST_POINTS).await?;
     let mut counts: HashMap<&str, usize> = HashMap::new();
     for point in &page.points {
@@ -83,7 +86,7 @@ async fn check_fingerprint(job: &Job<'_>) -> Result<(), VerifyError> {
 }
 
 struct Comparison<'a> {
-    judge: Judge<'a>,
+    rechecker: Rechecker<'a>,
     report: Report,
     findings: Findings,
 }
@@ -92,13 +95,13 @@ impl Comparison<'_> {
     /// Reads the image of every row of a snapshot, sorted by id; returns when the running walvec has applied the whole
     /// snapshot.
     async fn read_rows(&mut self, imager: &Arc<Imager>) -> Result<Sorted, VerifyError> {
-        let job = self.judge.job;
+        let job = self.rechecker.job;
         let failed = || statement(format!("reading {}", job.spec.table));
         job.reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await.map_err(failed())?;
         // The first query takes the snapshot.
         job.reader.batch_execute("SELECT").await.map_err(failed())?;
-        let barrier = barrier::emit(job.asker).await?;
-        let copy = format!("COPY ({}) TO STDOUT (FORMAT binary)", self.judge.all_rows());
+        let barrier = barrier::emit(job.query_session).await?;
+        let copy = format!("COPY ({}) TO STDOUT (FORMAT binary)", self.rechecker.all_rows());
         let rows = job.reader.copy_out(&copy).await.map_err(failed())?;
         let columns = imager.texts();
         // Fused, because the stream must not be polled after its end.
@@ -118,7 +121,7 @@ impl Comparison<'_> {
                 let batch = batch.await.map_err(interrupted)??;
                 let pushed = spawn_blocking(move || sorter.push(batch).map(|()| sorter));
                 sorter = pushed.await.map_err(interrupted)??;
-                (job.watch)(Stage::Reading(self.report.rows));
+                (job.watch)(ComparisonStage::Reading(self.report.rows));
             }
             if ended {
                 break;
@@ -130,7 +133,7 @@ impl Comparison<'_> {
     }
 
     async fn merge(&mut self, imager: Arc<Imager>, sorted: Sorted) -> Result<(), VerifyError> {
-        let job = self.judge.job;
+        let job = self.rechecker.job;
         let mut merge = Merge::new(imager, sorted, Sampler::new(job.sample, job.seed))?;
         let mut scan = Scan { next: Some(None), limit: PAGE };
         let mut ahead = scan.page(job).await?;
@@ -143,7 +146,7 @@ impl Comparison<'_> {
             let (worked, fetched) = tokio::join!(work, fetch);
             merge = worked.map_err(interrupted)??;
             ahead = fetched?;
-            (job.watch)(Stage::Comparing { points: merge.points, rows: self.report.rows });
+            (job.watch)(ComparisonStage::Comparing { points: merge.points, rows: self.report.rows });
             if merge.is_full() || merge.is_done() {
                 self.look_again(&mut merge).await?;
             }
@@ -153,20 +156,20 @@ impl Comparison<'_> {
     }
 
     async fn look_again(&mut self, merge: &mut Merge) -> Result<(), VerifyError> {
-        for (suspect, verdict) in self.judge.judge(std::mem::take(&mut merge.suspects)).await? {
+        for (suspect, verdict) in self.rechecker.recheck(std::mem::take(&mut merge.suspects)).await? {
             match verdict {
-                Verdict::Same => {
+                SuspectVerdict::Same => {
                     if let Some(key) = suspect.key {
                         merge.sampler.offer(suspect.id, serde_json::Value::Array(key).to_string().as_bytes());
                     }
                 }
-                Verdict::Parked => {}
-                Verdict::Unsettled => self.report.unsettled += 1,
-                Verdict::Mismatch(mismatch) => self.found(mismatch)?,
+                SuspectVerdict::Parked => {}
+                SuspectVerdict::Unsettled => self.report.unsettled += 1,
+                SuspectVerdict::Mismatch(mismatch) => self.found(mismatch)?,
             }
         }
         let chosen = merge.sampler.take(merge.is_done());
-        let checked = vectors::check(&self.judge, chosen, self.report.sampled).await?;
+        let checked = vectors::check(&self.rechecker, chosen, self.report.sampled).await?;
         self.report.sampled += checked.sampled;
         checked.bad.into_iter().try_for_each(|mismatch| self.found(mismatch))
     }
@@ -178,7 +181,7 @@ impl Comparison<'_> {
     }
 
     async fn list_parked(&mut self) -> Result<(), VerifyError> {
-        self.judge.job.each_parked(|row| self.report.add_parked(row)).await
+        self.rechecker.job.each_parked(|row| self.report.add_parked(row)).await
     }
 }
 
@@ -190,10 +193,10 @@ struct Scan {
 }
 
 impl Scan {
-    async fn page(&mut self, job: &Job<'_>) -> Result<Option<Scanned>, VerifyError> {
+    async fn page(&mut self, job: &CompareJob<'_>) -> Result<Option<Scanned>, VerifyError> {
         let Some(from) = self.next else { return Ok(None) };
         let page = job.points.page(from, self.limit).await?;
-        let upper = barrier::wal_position(job.asker).await?;
+        let upper = barrier::wal_position(job.query_session).await?;
         self.next = page.next.map(Some);
         self.limit = next_limit(&page.points).unwrap_or(self.limit);
         Ok(Some(Scanned { points: page.points, upper }))
@@ -218,10 +221,10 @@ fn weight(value: &serde_json::Value) -> usize {
     }
 }
 
-type Rows = std::pin::Pin<Box<futures::stream::Fuse<BinaryCopyOutStream>>>;
+type RowStream = std::pin::Pin<Box<futures::stream::Fuse<BinaryCopyOutStream>>>;
 
 /// Reads the next rows, bounded by number and bytes; none at the end.
-async fn next_batch(rows: &mut Rows, columns: usize) -> Result<Vec<BinaryCopyOutRow>, tokio_postgres::Error> {
+async fn next_batch(rows: &mut RowStream, columns: usize) -> Result<Vec<BinaryCopyOutRow>, tokio_postgres::Error> {
     let (mut batch, mut bytes) = (Vec::with_capacity(BATCH_ROWS), 0);
     while batch.len() < BATCH_ROWS && bytes < BATCH_BYTES {
         let Some(row) = rows.try_next().await? else { break };

@@ -7,7 +7,7 @@ use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _, Write as _};
 use serde_json::Value;
 use walvec_model::PointId;
 
-use crate::{Mismatch, Sort};
+use crate::{Mismatch, MismatchKind};
 
 /// How many findings a portion has at most; the next constant bounds its bytes. Each portion is one
 /// request, with a snapshot of its own.
@@ -23,8 +23,8 @@ pub struct Findings {
 
 /// A mismatch, reduced to what a repair needs.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Finding {
-    pub(crate) sort: Sort,
+pub(crate) struct RepairTarget {
+    pub(crate) kind: MismatchKind,
     pub(crate) id: PointId,
     pub(crate) key: Option<Vec<Value>>,
     pub(crate) version: Option<String>,
@@ -36,8 +36,8 @@ impl Findings {
     }
 
     pub(crate) fn add(&mut self, mismatch: &Mismatch) -> io::Result<()> {
-        let Mismatch { sort, id, key, version, .. } = mismatch;
-        serde_json::to_writer(&mut self.file, &(sort.name(), id, key, version))?;
+        let Mismatch { kind, id, key, version, .. } = mismatch;
+        serde_json::to_writer(&mut self.file, &(kind.name(), id, key, version))?;
         self.count += 1;
         self.file.write_all(b"\n")
     }
@@ -63,7 +63,7 @@ pub(crate) struct Portions(BufReader<File>);
 
 impl Portions {
     /// Returns the next findings; none at the end.
-    pub(crate) fn next(&mut self) -> io::Result<Vec<Finding>> {
+    pub(crate) fn next(&mut self) -> io::Result<Vec<RepairTarget>> {
         let (mut portion, mut bytes) = (Vec::new(), 0);
         while portion.len() < PORTION && bytes < PORTION_BYTES {
             let mut line = String::new();
@@ -72,9 +72,9 @@ impl Portions {
             }
             bytes += line.len();
             let (name, id, key, version): (String, _, _, _) = serde_json::from_str(&line)?;
-            let sort = Sort::ALL.into_iter().find(|sort| sort.name() == name);
-            let sort = sort.ok_or_else(|| io::Error::other("a finding of no known sort"))?;
-            portion.push(Finding { sort, id, key, version });
+            let kind = MismatchKind::ALL.into_iter().find(|kind| kind.name() == name);
+            let kind = kind.ok_or_else(|| io::Error::other("a finding of no known kind"))?;
+            portion.push(RepairTarget { kind, id, key, version });
         }
         Ok(portion)
     }
@@ -91,7 +91,7 @@ mod tests {
     fn findings_come_back_in_portions_as_often_as_wanted() {
         let mut findings = Findings::new().unwrap();
         let mismatch = |number: u64| Mismatch {
-            sort: if number.is_multiple_of(2) { Sort::Extra } else { Sort::BadVector },
+            kind: if number.is_multiple_of(2) { MismatchKind::Extra } else { MismatchKind::BadVector },
             id: if number.is_multiple_of(2) {
                 PointId::Num(number)
             } else {
@@ -114,8 +114,8 @@ mod tests {
                 all.extend(portion);
             }
             assert_eq!(all.len(), 30_000);
-            let Mismatch { sort, id, key, version, .. } = mismatch(29_999);
-            assert_eq!(all.last(), Some(&Finding { sort, id, key, version }));
+            let Mismatch { kind, id, key, version, .. } = mismatch(29_999);
+            assert_eq!(all.last(), Some(&RepairTarget { kind, id, key, version }));
         }
         assert_eq!(findings.count(), 30_000);
     }

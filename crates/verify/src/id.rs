@@ -65,7 +65,7 @@ impl Ids {
 
     /// Returns the key of the row that belongs under `id`, if it can be known: from the id itself, or from the key and
     /// chunk number that a point with this id claims to have.
-    pub(crate) fn key_for(&self, id: PointId, claimed: Claim<'_>) -> Option<Vec<Value>> {
+    pub(crate) fn key_for(&self, id: PointId, claimed: PointClaim<'_>) -> Option<Vec<Value>> {
         match (self.own, id) {
             (Own::Integers, PointId::Num(number)) if i64::try_from(number).is_ok() => return Some(vec![number.into()]),
             (Own::Uuids, PointId::Uuid(uuid)) => return Some(vec![uuid.to_string().into()]),
@@ -94,7 +94,7 @@ impl Ids {
 
 /// What a point claims about itself.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Claim<'a> {
+pub(crate) struct PointClaim<'a> {
     pub(crate) key: Option<&'a Value>,
     pub(crate) chunk: Option<&'a Value>,
 }
@@ -131,13 +131,13 @@ mod tests {
     fn a_point_under_a_strange_id_has_no_row() {
         let text = ids(&[TEXT]);
         let id = text.of(&[json!("a")]);
-        let key_for = |claimed: Option<&Value>| text.key_for(id, Claim { key: claimed, chunk: None });
+        let key_for = |claimed: Option<&Value>| text.key_for(id, PointClaim { key: claimed, chunk: None });
         assert_eq!(key_for(Some(&json!(["a"]))), Some(vec![json!("a")]));
         for claimed in [None, Some(json!(["b"])), Some(json!("a")), Some(json!([]))] {
             assert_eq!(key_for(claimed.as_ref()), None, "{claimed:?}");
         }
-        assert_eq!(ids(&[20]).key_for(PointId::Num(7), Claim::default()), Some(vec![json!(7)]));
-        assert_eq!(ids(&[20]).key_for(PointId::Num(u64::MAX), Claim::default()), None);
+        assert_eq!(ids(&[20]).key_for(PointId::Num(7), PointClaim::default()), Some(vec![json!(7)]));
+        assert_eq!(ids(&[20]).key_for(PointId::Num(u64::MAX), PointClaim::default()), None);
     }
 
     #[test]
@@ -145,8 +145,8 @@ mod tests {
         let ids = Ids::new(&TableName::new("public", "t"), &[20], true);
         let (key, number) = (json!([7]), json!(3));
         let id = ids.chunk(&[json!(7)], 3);
-        assert_eq!(ids.key_for(id, Claim { key: Some(&key), chunk: Some(&number) }), Some(vec![json!(7)]));
-        assert_eq!(ids.key_for(id, Claim { key: Some(&key), chunk: Some(&json!(2)) }), None);
+        assert_eq!(ids.key_for(id, PointClaim { key: Some(&key), chunk: Some(&number) }), Some(vec![json!(7)]));
+        assert_eq!(ids.key_for(id, PointClaim { key: Some(&key), chunk: Some(&json!(2)) }), None);
         assert_eq!(ids.of(&[json!(7)]), ids.chunk(&[json!(7)], 0), "not the number itself");
     }
 }

@@ -8,23 +8,23 @@ use walvec_model::{InputHash, Payload, PointId, RESERVED_KEY, RawPoint};
 
 use crate::digest::{self, Digest, Fractions, OWN_PARTS};
 use crate::id::Ids;
-use crate::lookup::Joined;
-use crate::null::Row;
+use crate::lookup::SentLookup;
+use crate::null::TemplateRow;
 use crate::render::Renderer;
 use crate::report::Difference;
-use crate::table::{Kind, Table};
+use crate::table::{SentTable, TextForm};
 use crate::values;
-use crate::{Chunks, CollectionSpec, Job, Layout, VerifyError};
+use crate::{Chunks, CompareJob, ComparedCollection, StoredLayout, VerifyError};
 
 /// The rule by which the rows of a table become points.
 #[derive(Debug)]
 pub(crate) struct Imager {
-    pub(crate) table: Table,
-    pub(crate) joined: Vec<Joined>,
+    pub(crate) table: SentTable,
+    pub(crate) joined: Vec<SentLookup>,
     pub(crate) ids: Ids,
     renderer: Renderer,
     names: Arc<[String]>,
-    kinds: Vec<Kind>,
+    kinds: Vec<TextForm>,
     numerics: Arc<[bool]>,
     /// Fields that are stored as numbers; true for whole numbers.
     numbers: Vec<(String, bool)>,
@@ -32,7 +32,7 @@ pub(crate) struct Imager {
     stored: Vec<(String, usize)>,
     tag: Value,
     fingerprint: Value,
-    pub(crate) layout: Layout,
+    pub(crate) layout: StoredLayout,
     pub(crate) fractions: Fractions,
     chunks: Option<Chunks>,
 }
@@ -53,23 +53,23 @@ pub(crate) struct Content {
     payload: Payload,
     /// The parts of walvec's own field, in the order of [`OWN_PARTS`].
     own: [Value; OWN_PARTS.len()],
-    layout: Layout,
+    layout: StoredLayout,
     fractions: Fractions,
 }
 
 impl Imager {
     /// Reads the tables of a job from the catalogue.
-    pub(crate) async fn find(job: &Job<'_>) -> Result<Self, VerifyError> {
-        let mut table = Table::find(job.asker, job.publication, &job.spec.table).await?;
+    pub(crate) async fn find(job: &CompareJob<'_>) -> Result<Self, VerifyError> {
+        let mut table = SentTable::find(job.query_session, job.publication, &job.spec.table).await?;
         table.leave_out(|column| job.spec.cannot_use(column));
         let mut joined = Vec::with_capacity(job.spec.lookups.len());
         for lookup in &job.spec.lookups {
-            joined.push(Joined::find(job.asker, job.publication, lookup).await?);
+            joined.push(SentLookup::find(job.query_session, job.publication, lookup).await?);
         }
         Self::new(&job.spec, table, joined)
     }
 
-    fn new(spec: &CollectionSpec, table: Table, joined: Vec<Joined>) -> Result<Self, VerifyError> {
+    fn new(spec: &ComparedCollection, table: SentTable, joined: Vec<SentLookup>) -> Result<Self, VerifyError> {
         let renderer = Renderer::new(spec)?;
         let names: Arc<[String]> = table.columns.iter().map(|column| column.name.clone()).collect();
         let selected = spec.payload.clone().unwrap_or_else(|| names.to_vec());
@@ -116,7 +116,8 @@ impl Imager {
         let key: Vec<Value> = self.table.key.iter().map(|index| value(*index)).collect();
         let first = self.ids.of(&key);
         let mut fields: Payload = self.stored.iter().map(|(name, index)| (name.clone(), value(*index))).collect();
-        let row = Arc::new(Row { names: Arc::clone(&self.names), values, numerics: Arc::clone(&self.numerics) });
+        let row =
+            Arc::new(TemplateRow { names: Arc::clone(&self.names), values, numerics: Arc::clone(&self.numerics) });
         let rendered =
             self.renderer.render(&row, looked_up).and_then(|(text, computed)| Ok((self.pieces(text)?, computed)));
         let (pieces, computed) = match rendered {
@@ -134,7 +135,7 @@ impl Imager {
         let image = |(chunk, text): (u64, String)| {
             let id = if chunk == 0 { first } else { self.ids.chunk(&key, chunk) };
             let mut fields = fields.clone();
-            if let (Some(chunks), Layout::Flat) = (&self.chunks, self.layout) {
+            if let (Some(chunks), StoredLayout::Flat) = (&self.chunks, self.layout) {
                 fields.insert(chunks.field.clone(), text.as_str().into());
             }
             let payload = self.layout.expected(id, first, &text, fields);
@@ -153,6 +154,7 @@ impl Imager {
                 content: Ok(Content { text, payload, own, layout: self.layout, fractions: self.fractions }),
             }
         };
+        debug_assert!(count > 0, "a row has an image");
         (0..).zip(pieces).map(image).collect()
     }
 
@@ -248,28 +250,28 @@ mod tests {
     use walvec_model::{Fingerprint, TableName};
 
     use super::*;
-    use crate::table::Column;
+    use crate::table::SentColumn;
 
     fn imager(payload: Option<&[&str]>) -> Imager {
-        let column = |name: &str, kind, type_oid| Column {
+        let column = |name: &str, kind, type_oid| SentColumn {
             name: name.to_owned(),
             kind,
             type_oid,
             type_name: "integer".to_owned(),
             equality: "=".to_owned(),
         };
-        let table = Table {
+        let table = SentTable {
             name: TableName::new("public", "books"),
             columns: vec![
-                column("id", Kind::Plain, 23),
-                column("name", Kind::Text, 25),
-                column("year", Kind::Plain, 23),
+                column("id", TextForm::Plain, 23),
+                column("name", TextForm::Text, 25),
+                column("year", TextForm::Plain, 23),
             ],
             key: vec![0],
             filter: None,
             partitioned: false,
         };
-        let spec = CollectionSpec {
+        let spec = ComparedCollection {
             collection: "books".to_owned(),
             table: table.name.clone(),
             text: "{{ name }}".to_owned(),
@@ -277,7 +279,7 @@ mod tests {
             computed: vec![("year".to_owned(), "{{ 100 // year }}".to_owned())],
             fingerprint: Fingerprint::of(&["model"]),
             numbers: Vec::new(),
-            layout: Layout::Flat,
+            layout: StoredLayout::Flat,
             chunks: None,
             keywords: None,
             fractions: Fractions::Exact,

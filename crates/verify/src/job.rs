@@ -6,11 +6,11 @@ use tokio_postgres::Client;
 use walvec_embed::Embedder;
 use walvec_model::{Fingerprint, Lookup, Lsn, SparseVector, TableName};
 
-use crate::{Fractions, Layout, Parked, Points, Running, VerifyError};
+use crate::{Fractions, ParkedRow, Points, Running, StoredLayout, VerifyError};
 
 /// A collection as the configuration describes it.
 #[derive(Clone, Debug)]
-pub struct CollectionSpec {
+pub struct ComparedCollection {
     /// The collection's name.
     pub collection: String,
     /// The table that it is the image of.
@@ -26,7 +26,7 @@ pub struct CollectionSpec {
     /// Fields that are indexed as numbers, and so are stored as numbers; true for whole numbers.
     pub numbers: Vec<(String, bool)>,
     /// How payloads are laid out.
-    pub layout: Layout,
+    pub layout: StoredLayout,
     /// The fingerprint of what made the vectors.
     pub fingerprint: Fingerprint,
     /// How numbers with a fraction are compared: it depends on where the points lie.
@@ -34,10 +34,10 @@ pub struct CollectionSpec {
     /// How texts are cut into chunks; `None`: a row is one point.
     pub chunks: Option<Chunks>,
     /// The function that makes the sparse vectors; `None` if points have none.
-    pub keywords: Option<Keywords>,
+    pub keywords: Option<KeywordFunction>,
 }
 
-impl CollectionSpec {
+impl ComparedCollection {
     /// Returns whether no text and no field can show a column. The check is coarse: a template that contains the column's name anywhere, or
     /// may look at the row as a whole, counts as using it.
     pub(crate) fn cannot_use(&self, column: &str) -> bool {
@@ -51,9 +51,9 @@ impl CollectionSpec {
 
 /// Computes the sparse vector of a text: numbers of tokens, ascending, and their weights. Empty if there is none to store.
 #[derive(Clone)]
-pub struct Keywords(pub Arc<dyn Fn(&str) -> SparseVector + Send + Sync>);
+pub struct KeywordFunction(pub Arc<dyn Fn(&str) -> SparseVector + Send + Sync>);
 
-impl std::fmt::Debug for Keywords {
+impl std::fmt::Debug for KeywordFunction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Keywords")
     }
@@ -79,7 +79,7 @@ impl std::fmt::Debug for Chunks {
 
 /// The points whose vectors are computed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sample {
+pub enum VectorSample {
     /// This many points, chosen by the seed.
     Points(usize),
     /// Every point.
@@ -87,15 +87,15 @@ pub enum Sample {
 }
 
 /// One comparison.
-pub struct Job<'a> {
+pub struct CompareJob<'a> {
     /// The collection.
-    pub spec: CollectionSpec,
+    pub spec: ComparedCollection,
     /// The publication that decides which rows and columns are sent.
     pub publication: &'a str,
     /// A session for the comparison alone: it holds the snapshot of the table.
     pub reader: &'a Client,
     /// A session for everything else, with the same settings.
-    pub asker: &'a Client,
+    pub query_session: &'a Client,
     /// The walvec that fills the collection.
     pub running: &'a dyn Running,
     /// The collection's points.
@@ -103,16 +103,16 @@ pub struct Job<'a> {
     /// The model that made the vectors.
     pub embedder: Arc<dyn Embedder>,
     /// The points whose vectors are computed again.
-    pub sample: Sample,
+    pub sample: VectorSample,
     /// The seed that chooses the sample; the same seed chooses the same points.
     pub seed: u64,
     /// A callback that receives the progress of the comparison.
-    pub watch: &'a (dyn Fn(Stage) + Send + Sync),
+    pub watch: &'a (dyn Fn(ComparisonStage) + Send + Sync),
 }
 
-impl Job<'_> {
+impl CompareJob<'_> {
     /// Calls `show` for every row that the running walvec could not process. There may be many.
-    pub(crate) async fn each_parked(&self, show: impl FnMut(Parked)) -> Result<(), VerifyError> {
+    pub(crate) async fn each_parked(&self, show: impl FnMut(ParkedRow)) -> Result<(), VerifyError> {
         let (mut show, mut after) = (show, None);
         loop {
             let page = self.running.parked(&self.spec.collection, after).await?;
@@ -127,7 +127,7 @@ impl Job<'_> {
 
 /// How far a comparison has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum ComparisonStage {
     /// This many rows have been read.
     Reading(u64),
     /// Waiting until the running walvec has applied everything up to a position.

@@ -7,7 +7,7 @@ use walvec_model::{Payload, PointId};
 
 /// How payloads are laid out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Layout {
+pub enum StoredLayout {
     /// The fields at the top level.
     #[default]
     Flat,
@@ -22,7 +22,7 @@ pub enum Layout {
 /// The field where LlamaIndex keeps a whole node, as JSON text.
 const NODE: &str = "_node_content";
 
-impl Layout {
+impl StoredLayout {
     /// Returns the payload that a row, or a chunk of it, should have, without walvec's own field. `row`: the id of the first chunk. JSON inside a
     /// text is parsed, as [`read`](Self::read) does it.
     pub(crate) fn expected(self, id: PointId, row: PointId, text: &str, fields: Payload) -> Payload {
@@ -76,10 +76,10 @@ mod tests {
     #[test]
     fn json_inside_a_text_is_compared_as_json() {
         let fields = Payload::from_iter([("year".to_owned(), json!(1965))]);
-        let expected = Layout::LlamaIndex.expected(PointId::Num(7), PointId::Num(7), "a text", fields);
+        let expected = StoredLayout::LlamaIndex.expected(PointId::Num(7), PointId::Num(7), "a text", fields);
         let mut stored = expected.clone();
         stored.insert(NODE.to_owned(), Value::String(expected[NODE].to_string()));
-        assert_eq!(*Layout::LlamaIndex.read(&stored), expected);
-        assert_eq!(*Layout::Flat.read(&stored), stored, "elsewhere it is a text like any other");
+        assert_eq!(*StoredLayout::LlamaIndex.read(&stored), expected);
+        assert_eq!(*StoredLayout::Flat.read(&stored), stored, "elsewhere it is a text like any other");
     }
 }

@@ -19,7 +19,7 @@
 //! 4. Texts of a sample are embedded again and compared with the stored vectors. Nothing stored tells a wrong vector from
 //!    a right one, so only a sample of all points checks all vectors.
 //!
-//! - [`Job`] (`job`), [`compare`](compare()): one collection, from beginning to end
+//! - [`CompareJob`] (`job`), [`compare`](compare()): one collection, from beginning to end
 //! - [`Running`], [`Points`] (`outside`): what the caller provides: the walvec that fills the collection, and the collection
 //! - [`Report`] (`report`): the mismatches, counted, with examples
 //! - [`Findings`] (`findings`): all mismatches, for a repair; [`repair`](repair()) has them mended and checks the result
@@ -65,8 +65,9 @@ pub use compare::compare;
 pub use digest::Fractions;
 pub use error::VerifyError;
 pub use findings::Findings;
-pub use job::{Chunks, CollectionSpec, Job, Keywords, Sample, Split, Stage};
-pub use layout::Layout;
-pub use outside::{Applied, BoxFuture, Parked, ParkedPage, Points, RepairPortion, RepairState, Running};
+pub use futures::future::BoxFuture;
+pub use job::{Chunks, CompareJob, ComparedCollection, ComparisonStage, KeywordFunction, Split, VectorSample};
+pub use layout::StoredLayout;
+pub use outside::{Applied, ParkedPage, ParkedRow, Points, RepairPortion, RepairState, Running};
 pub use repair::{Mended, repair};
-pub use report::{Difference, Mismatch, Report, Sort};
+pub use report::{Difference, Mismatch, MismatchKind, Report};

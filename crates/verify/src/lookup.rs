@@ -11,20 +11,20 @@ use walvec_model::{Lookup, Take};
 
 use crate::VerifyError;
 use crate::sql::{only, quoted};
-use crate::table::Table;
+use crate::table::SentTable;
 use crate::values::{expression, value};
 
 /// A lookup, and what the publication sends of its table.
 #[derive(Clone, Debug)]
-pub(crate) struct Joined {
+pub(crate) struct SentLookup {
     lookup: Lookup,
-    table: Table,
+    table: SentTable,
 }
 
-impl Joined {
+impl SentLookup {
     /// Reads the looked-up table from the catalogue.
     pub(crate) async fn find(session: &Client, publication: &str, lookup: &Lookup) -> Result<Self, VerifyError> {
-        let table = Table::find(session, publication, &lookup.table).await?;
+        let table = SentTable::find(session, publication, &lookup.table).await?;
         Ok(Self { lookup: lookup.clone(), table })
     }
 
@@ -85,10 +85,10 @@ mod tests {
     use walvec_model::{OrderBy, TableName};
 
     use super::*;
-    use crate::table::{Column, Kind};
+    use crate::table::{SentColumn, TextForm};
 
-    fn joined(take: Take) -> Joined {
-        let column = |name: &str, kind| Column {
+    fn joined(take: Take) -> SentLookup {
+        let column = |name: &str, kind| SentColumn {
             name: name.to_owned(),
             kind,
             type_oid: 0,
@@ -97,11 +97,11 @@ mod tests {
         };
         let name = TableName::new("s", "reviews");
         let on = vec![("book".to_owned(), "id".to_owned())];
-        Joined {
+        SentLookup {
             lookup: Lookup { name: "reviews".to_owned(), table: name.clone(), on, take },
-            table: Table {
+            table: SentTable {
                 name,
-                columns: vec![column("id", Kind::Plain), column("book", Kind::Text)],
+                columns: vec![column("id", TextForm::Plain), column("book", TextForm::Text)],
                 key: vec![0],
                 filter: None,
                 partitioned: false,

@@ -25,7 +25,7 @@ pub(crate) struct Scanned {
 
 /// A point, reduced to what the merge needs.
 #[derive(Debug)]
-struct Stored {
+struct StoredVersion {
     id: PointId,
     digest: Digest,
     /// The key of the row that belongs under this id, if it is known.
@@ -40,7 +40,7 @@ pub(crate) struct Merge {
     imager: Arc<Imager>,
     sorted: Sorted,
     head: Option<Expected>,
-    stored: VecDeque<Stored>,
+    stored: VecDeque<StoredVersion>,
     /// Whether all points have been given to it.
     ended: bool,
     done: bool,
@@ -108,10 +108,12 @@ impl Merge {
 
     fn next_row(&mut self) -> io::Result<Option<Expected>> {
         let next = self.sorted.next()?;
+        let is_in_order = self.head.as_ref().zip(next.as_ref()).is_none_or(|(head, next)| head.id <= next.id);
+        debug_assert!(is_in_order, "the expected side comes in id order");
         Ok(std::mem::replace(&mut self.head, next))
     }
 
-    fn compare(&mut self, row: Option<Expected>, point: Option<Stored>) {
+    fn compare(&mut self, row: Option<Expected>, point: Option<StoredVersion>) {
         match (row, point) {
             (Some(row), Some(point)) if row.digest == Some(point.digest) && !point.impossible => {
                 self.sampler.offer(row.id, &row.key);
@@ -126,9 +128,9 @@ impl Merge {
 }
 
 impl Imager {
-    fn stored(&self, point: &RawPoint, upper: Lsn) -> Stored {
+    fn stored(&self, point: &RawPoint, upper: Lsn) -> StoredVersion {
         let payload = self.layout.read(&point.payload);
-        Stored {
+        StoredVersion {
             id: point.id,
             digest: digest::digest(&payload, digest::stored_parts(&payload), self.fractions),
             key: self.ids.key_for(point.id, claim(point)),

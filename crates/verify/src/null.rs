@@ -61,13 +61,13 @@ impl Object for Top {
 }
 
 #[derive(Debug)]
-struct Fields(Map<String, Value>);
+struct FieldMap(Map<String, Value>);
 
 /// A row of another table, and the names of its columns that hold numerics.
 #[derive(Debug)]
-struct LookedUp(Map<String, Value>, Arc<[String]>);
+struct LookedUpRow(Map<String, Value>, Arc<[String]>);
 
-impl Object for LookedUp {
+impl Object for LookedUpRow {
     fn get_value(self: &Arc<Self>, key: &Inner) -> Option<Inner> {
         let name = key.as_str()?;
         let is_numeric = self.1.iter().any(|column| column == name);
@@ -79,7 +79,7 @@ impl Object for LookedUp {
     }
 }
 
-impl Object for Fields {
+impl Object for FieldMap {
     fn get_value(self: &Arc<Self>, key: &Inner) -> Option<Inner> {
         let name = key.as_str()?;
         Some(self.0.get(name).map_or_else(null, inside))
@@ -92,14 +92,14 @@ impl Object for Fields {
 
 /// A row: its columns by name, and the whole row as `walvec_row`, and as `row` unless a column has that name.
 #[derive(Debug)]
-pub(crate) struct Row {
+pub(crate) struct TemplateRow {
     pub(crate) names: Arc<[String]>,
     pub(crate) values: Vec<Value>,
     /// For each column, whether it holds numerics.
     pub(crate) numerics: Arc<[bool]>,
 }
 
-impl Object for Row {
+impl Object for TemplateRow {
     fn get_value(self: &Arc<Self>, key: &Inner) -> Option<Inner> {
         let name = key.as_str()?;
         match self.names.iter().position(|column| column == name) {
@@ -117,7 +117,7 @@ impl Object for Row {
 /// A row together with its lookups.
 #[derive(Debug)]
 pub(crate) struct WithLookups {
-    pub(crate) row: Arc<Row>,
+    pub(crate) row: Arc<TemplateRow>,
     pub(crate) looked_up: Vec<LookedUpRows>,
 }
 
@@ -146,7 +146,7 @@ fn is_null(value: &Inner) -> bool {
 
 fn rows(value: &Value, numerics: &Arc<[String]>) -> Inner {
     match value {
-        Value::Object(row) => Inner::from_object(LookedUp(row.clone(), Arc::clone(numerics))),
+        Value::Object(row) => Inner::from_object(LookedUpRow(row.clone(), Arc::clone(numerics))),
         Value::Array(list) => Inner::from(list.iter().map(|row| rows(row, numerics)).collect::<Vec<_>>()),
         other => inside(other),
     }
@@ -185,7 +185,7 @@ fn inside(value: &Value) -> Inner {
         Value::Bool(flag) => (*flag).into(),
         Value::String(text) => text.as_str().into(),
         Value::Array(items) => Inner::from(items.iter().map(inside).collect::<Vec<_>>()),
-        Value::Object(fields) => Inner::from_object(Fields(fields.clone())),
+        Value::Object(fields) => Inner::from_object(FieldMap(fields.clone())),
         Value::Number(number) => {
             let whole = number.as_i64().map(Inner::from).or_else(|| number.as_u64().map(Inner::from));
             whole.or_else(|| number.as_f64().map(Inner::from)).unwrap_or_else(null)

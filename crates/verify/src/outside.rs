@@ -1,15 +1,10 @@
 //! The traits that the caller implements.
 
-use std::future::Future;
-use std::pin::Pin;
-
+use futures::future::BoxFuture;
 use serde_json::Value;
 use walvec_model::{Lsn, PointId, RawPage, RawPoint};
 
 use crate::VerifyError;
-
-/// A boxed future, so that the traits can be used as objects.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The points of one collection, exactly as they are stored.
 pub trait Points: Send + Sync {
@@ -56,7 +51,7 @@ pub struct Applied {
 
 /// A row that could not be processed.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Parked {
+pub struct ParkedRow {
     /// The key columns' values.
     pub key: Vec<Value>,
     /// The error's code.
@@ -69,7 +64,7 @@ pub struct Parked {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ParkedPage {
     /// The rows.
-    pub rows: Vec<Parked>,
+    pub rows: Vec<ParkedRow>,
     /// The key behind which the next page begins; `None` at the end.
     pub next: Option<Vec<Value>>,
 }

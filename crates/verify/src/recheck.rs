@@ -15,14 +15,14 @@ use crate::error::statement;
 use crate::image::{Image, Imager};
 use crate::outside::GET_LIMIT;
 use crate::suspect::{Suspect, claim, version};
-use crate::{Difference, Job, Mismatch, Parked, Sort, Stage, VerifyError, barrier, select};
+use crate::{CompareJob, ComparisonStage, Difference, Mismatch, MismatchKind, ParkedRow, VerifyError, barrier, select};
 
 /// In how many rounds a row that keeps changing is read.
 const ROUNDS: usize = 3;
 
 /// A row, or a chunk of it, as it is now.
 #[derive(Debug)]
-pub(crate) struct Row {
+pub(crate) struct PresentRow {
     pub(crate) image: Image,
     /// Distinguishes this version of the row from every other one.
     mark: String,
@@ -30,7 +30,7 @@ pub(crate) struct Row {
 
 /// The result for a suspect.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Verdict {
+pub(crate) enum SuspectVerdict {
     /// The point shows its row, or neither of them exists.
     Same,
     /// The running walvec reports that it could not process the row.
@@ -42,8 +42,8 @@ pub(crate) enum Verdict {
 }
 
 /// Reads rows and points again.
-pub(crate) struct Judge<'a> {
-    pub(crate) job: &'a Job<'a>,
+pub(crate) struct Rechecker<'a> {
+    pub(crate) job: &'a CompareJob<'a>,
     imager: Arc<Imager>,
     rows_by_key: Statement,
     /// The keys of rows that PostgreSQL cannot send, as the running walvec reports: they are parked, and not read here.
@@ -54,20 +54,20 @@ pub(crate) struct Judge<'a> {
 const TOO_LARGE: &str = "E_TOO_LARGE";
 
 /// What one round has read about the suspects.
-struct Round {
-    before: HashMap<PointId, Row>,
+struct RecheckRound {
+    before: HashMap<PointId, PresentRow>,
     barrier: Lsn,
     points: HashMap<PointId, RawPoint>,
     upper: Lsn,
-    after: HashMap<PointId, Row>,
+    after: HashMap<PointId, PresentRow>,
 }
 
-impl<'a> Judge<'a> {
-    pub(crate) async fn new(job: &'a Job<'a>, imager: Arc<Imager>) -> Result<Self, VerifyError> {
+impl<'a> Rechecker<'a> {
+    pub(crate) async fn new(job: &'a CompareJob<'a>, imager: Arc<Imager>) -> Result<Self, VerifyError> {
         let query = select::rows_by_key(&imager.table, &imager.joined);
-        let rows_by_key = job.asker.prepare(&query).await.map_err(statement("preparing to read rows again"))?;
+        let rows_by_key = job.query_session.prepare(&query).await.map_err(statement("preparing to read rows again"))?;
         let mut unsendable = HashMap::new();
-        let note = |row: Parked| {
+        let note = |row: ParkedRow| {
             if row.code == TOO_LARGE {
                 unsendable.insert(imager.ids.of(&row.key), row.key);
             }
@@ -83,7 +83,7 @@ impl<'a> Judge<'a> {
     }
 
     /// Reads the rows with these keys, by the ids of their points.
-    pub(crate) async fn rows(&self, keys: &[Vec<Value>]) -> Result<HashMap<PointId, Row>, VerifyError> {
+    pub(crate) async fn rows(&self, keys: &[Vec<Value>]) -> Result<HashMap<PointId, PresentRow>, VerifyError> {
         let can_be_sent = |key: &&Vec<Value>| !self.unsendable.contains_key(&self.imager.ids.of(key));
         let keys: Vec<_> = keys.iter().filter(can_be_sent).cloned().collect();
         if keys.is_empty() {
@@ -91,7 +91,7 @@ impl<'a> Judge<'a> {
         }
         let wanted = select::key_texts(&keys);
         let failed = || statement("reading rows again");
-        let found = self.job.asker.query(&self.rows_by_key, &[&wanted]).await.map_err(failed())?;
+        let found = self.job.query_session.query(&self.rows_by_key, &[&wanted]).await.map_err(failed())?;
         let columns = self.imager.texts();
         let mut rows = HashMap::with_capacity(found.len());
         for row in found {
@@ -101,30 +101,30 @@ impl<'a> Judge<'a> {
             // The text of a lookup contains the versions of its rows.
             texts.iter().skip(self.imager.table.columns.len()).for_each(|text| mark.push_str(text.unwrap_or("-")));
             let images = self.imager.images(texts.into_iter());
-            rows.extend(images.into_iter().map(|image| (image.id, Row { image, mark: mark.clone() })));
+            rows.extend(images.into_iter().map(|image| (image.id, PresentRow { image, mark: mark.clone() })));
         }
         Ok(rows)
     }
 
     /// Returns the verdict on each suspect.
-    pub(crate) async fn judge(&self, suspects: Vec<Suspect>) -> Result<Vec<(Suspect, Verdict)>, VerifyError> {
-        let mut judged = Vec::with_capacity(suspects.len());
+    pub(crate) async fn recheck(&self, suspects: Vec<Suspect>) -> Result<Vec<(Suspect, SuspectVerdict)>, VerifyError> {
+        let mut rechecked = Vec::with_capacity(suspects.len());
         for (portion, done) in suspects.chunks(GET_LIMIT).zip((0..).step_by(GET_LIMIT)) {
-            (self.job.watch)(Stage::Rechecking(suspects.len() - done));
-            judged.extend(self.judge_portion(portion).await?);
+            (self.job.watch)(ComparisonStage::Rechecking(suspects.len() - done));
+            rechecked.extend(self.recheck_portion(portion).await?);
         }
-        Ok(judged)
+        Ok(rechecked)
     }
 
-    async fn judge_portion(&self, suspects: &[Suspect]) -> Result<Vec<(Suspect, Verdict)>, VerifyError> {
+    async fn recheck_portion(&self, suspects: &[Suspect]) -> Result<Vec<(Suspect, SuspectVerdict)>, VerifyError> {
         let mut open = suspects.to_vec();
-        let mut judged = Vec::with_capacity(open.len());
+        let mut rechecked = Vec::with_capacity(open.len());
         for number in 0..ROUNDS {
             let round = self.round(&open).await?;
             let mut moving = Vec::new();
             for mut suspect in open {
                 match round.verdict(&suspect).filter(|verdict| self.is_certain(verdict, number)) {
-                    Some(verdict) => judged.push((suspect, verdict)),
+                    Some(verdict) => rechecked.push((suspect, verdict)),
                     None => {
                         let claimed = round.points.get(&suspect.id).map(claim).unwrap_or_default();
                         suspect.key = suspect.key.or_else(|| self.imager.ids.key_for(suspect.id, claimed));
@@ -137,56 +137,61 @@ impl<'a> Judge<'a> {
                 break;
             }
         }
-        judged.extend(open.into_iter().map(|suspect| (suspect, Verdict::Unsettled)));
-        self.set_parked_apart(&mut judged).await?;
-        Ok(judged)
+        rechecked.extend(open.into_iter().map(|suspect| (suspect, SuspectVerdict::Unsettled)));
+        self.set_parked_apart(&mut rechecked).await?;
+        Ok(rechecked)
     }
 
     /// Returns whether a verdict is final. Looked-up rows are read whenever a document is rendered, for any change. A looked-up
     /// row that was added and removed between the two reads may therefore be in the document, whose version is from before the
     /// first read. So with lookups a mismatch counts only from the second round on.
-    fn is_certain(&self, verdict: &Verdict, round: usize) -> bool {
-        let is_mismatch = matches!(verdict, Verdict::Mismatch(_));
+    fn is_certain(&self, verdict: &SuspectVerdict, round: usize) -> bool {
+        let is_mismatch = matches!(verdict, SuspectVerdict::Mismatch(_));
         self.imager.joined.is_empty() || !is_mismatch || round > 0
     }
 
-    async fn round(&self, suspects: &[Suspect]) -> Result<Round, VerifyError> {
+    async fn round(&self, suspects: &[Suspect]) -> Result<RecheckRound, VerifyError> {
+        debug_assert!(suspects.len() <= GET_LIMIT, "one call asks for at most {GET_LIMIT} points");
         let keys: Vec<_> = suspects.iter().filter_map(|suspect| suspect.key.clone()).collect();
         let before = self.rows(&keys).await?;
-        let barrier = barrier::emit(self.job.asker).await?;
+        let barrier = barrier::emit(self.job.query_session).await?;
         barrier::wait(self.job, barrier).await?;
         let points = self.job.points.get(suspects.iter().map(|suspect| suspect.id).collect(), false).await?;
-        let upper = barrier::wal_position(self.job.asker).await?;
+        let upper = barrier::wal_position(self.job.query_session).await?;
         let after = self.rows(&keys).await?;
         let points = points.into_iter().map(|point| (point.id, point)).collect();
-        Ok(Round { before, barrier, points, upper, after })
+        Ok(RecheckRound { before, barrier, points, upper, after })
     }
 
-    async fn set_parked_apart(&self, judged: &mut [(Suspect, Verdict)]) -> Result<(), VerifyError> {
-        if !judged.iter().any(|(_, verdict)| matches!(verdict, Verdict::Mismatch(_))) {
+    async fn set_parked_apart(&self, rechecked: &mut [(Suspect, SuspectVerdict)]) -> Result<(), VerifyError> {
+        if !rechecked.iter().any(|(_, verdict)| matches!(verdict, SuspectVerdict::Mismatch(_))) {
             return Ok(());
         }
         let mut parked = HashSet::new();
         self.job.each_parked(|row| parked.extend([self.imager.ids.of(&row.key)])).await?;
-        for (suspect, verdict) in judged {
+        for (suspect, verdict) in rechecked {
             let first = suspect.key.as_ref().map_or(suspect.id, |key| self.imager.ids.of(key));
-            if matches!(verdict, Verdict::Mismatch(_)) && (parked.contains(&suspect.id) || parked.contains(&first)) {
-                *verdict = Verdict::Parked;
+            if matches!(verdict, SuspectVerdict::Mismatch(_))
+                && (parked.contains(&suspect.id) || parked.contains(&first))
+            {
+                *verdict = SuspectVerdict::Parked;
             }
         }
         Ok(())
     }
 }
 
-impl Round {
+impl RecheckRound {
     /// Returns the verdict of this round; `None` if the row changed during it.
-    fn verdict(&self, suspect: &Suspect) -> Option<Verdict> {
+    fn verdict(&self, suspect: &Suspect) -> Option<SuspectVerdict> {
         let (before, after) = (self.before.get(&suspect.id), self.after.get(&suspect.id));
         if before.map(|row| &row.mark) != after.map(|row| &row.mark) {
             return None;
         }
         let Some(point) = self.points.get(&suspect.id) else {
-            return Some(after.map_or(Verdict::Same, |_| self.mismatch(Sort::Missing, suspect, None, Vec::new())));
+            return Some(
+                after.map_or(SuspectVerdict::Same, |_| self.mismatch(MismatchKind::Missing, suspect, None, Vec::new())),
+            );
         };
         let version = version(point);
         let mut differences = match after {
@@ -209,29 +214,35 @@ impl Round {
         } else if version.is_some_and(|version| version.commit_lsn >= self.barrier) {
             // The point was written since the row was first read, although the row is what it was then. Either the row was
             // changed and changed back, or that is still in flight.
-            return (after.is_some() && differences.is_empty()).then_some(Verdict::Same);
+            return (after.is_some() && differences.is_empty()).then_some(SuspectVerdict::Same);
         }
         if after.is_none() {
-            return Some(self.mismatch(Sort::Extra, suspect, Some(point), Vec::new()));
+            return Some(self.mismatch(MismatchKind::Extra, suspect, Some(point), Vec::new()));
         }
         if differences.is_empty() {
-            return Some(Verdict::Same);
+            return Some(SuspectVerdict::Same);
         }
         let is_chunk = |difference: &Difference| matches!(difference.field.as_str(), "_walvec.c" | "_walvec.n");
-        let sort = if differences.iter().all(is_chunk) { Sort::Chunks } else { Sort::Stale };
-        Some(self.mismatch(sort, suspect, Some(point), differences))
+        let kind = if differences.iter().all(is_chunk) { MismatchKind::Chunks } else { MismatchKind::Stale };
+        Some(self.mismatch(kind, suspect, Some(point), differences))
     }
 
     fn mismatch(
         &self,
-        sort: Sort,
+        kind: MismatchKind,
         suspect: &Suspect,
         point: Option<&RawPoint>,
         differences: Vec<Difference>,
-    ) -> Verdict {
+    ) -> SuspectVerdict {
         let key = self.after.get(&suspect.id).map(|row| row.image.key.clone());
         let stored = point.and_then(|point| point.payload.get("_walvec")?.get("v")?.as_str());
-        Verdict::Mismatch(Mismatch { sort, id: suspect.id, key, version: stored.map(str::to_owned), differences })
+        SuspectVerdict::Mismatch(Mismatch {
+            kind,
+            id: suspect.id,
+            key,
+            version: stored.map(str::to_owned),
+            differences,
+        })
     }
 }
 
@@ -244,9 +255,9 @@ mod tests {
     const ID: PointId = PointId::Num(7);
 
     /// A row that cannot be rendered suffices where the content is not looked at.
-    fn row(mark: &str) -> HashMap<PointId, Row> {
+    fn row(mark: &str) -> HashMap<PointId, PresentRow> {
         let image = Image { id: ID, key: vec![json!(7)], content: Err("no reason".to_owned()) };
-        HashMap::from([(ID, Row { image, mark: mark.to_owned() })])
+        HashMap::from([(ID, PresentRow { image, mark: mark.to_owned() })])
     }
 
     fn point(version: Value) -> HashMap<PointId, RawPoint> {
@@ -255,17 +266,17 @@ mod tests {
     }
 
     fn verdict(
-        before: HashMap<PointId, Row>,
+        before: HashMap<PointId, PresentRow>,
         points: HashMap<PointId, RawPoint>,
-        after: HashMap<PointId, Row>,
-    ) -> Option<Verdict> {
-        let round = Round { before, barrier: Lsn(100), points, upper: Lsn(200), after };
+        after: HashMap<PointId, PresentRow>,
+    ) -> Option<SuspectVerdict> {
+        let round = RecheckRound { before, barrier: Lsn(100), points, upper: Lsn(200), after };
         round.verdict(&Suspect { id: ID, key: None })
     }
 
-    fn sort(verdict: Option<Verdict>) -> Option<Sort> {
+    fn kind(verdict: Option<SuspectVerdict>) -> Option<MismatchKind> {
         match verdict {
-            Some(Verdict::Mismatch(mismatch)) => Some(mismatch.sort),
+            Some(SuspectVerdict::Mismatch(mismatch)) => Some(mismatch.kind),
             _ => None,
         }
     }
@@ -279,11 +290,11 @@ mod tests {
 
     #[test]
     fn a_row_that_stood_still_proves_what_its_point_is() {
-        assert_eq!(sort(verdict(row("1"), HashMap::new(), row("1"))), Some(Sort::Missing));
-        assert_eq!(sort(verdict(row("1"), point(json!("0/1.1")), row("1"))), Some(Sort::Stale));
-        assert_eq!(sort(verdict(HashMap::new(), point(json!("0/1.1")), HashMap::new())), Some(Sort::Extra));
-        assert_eq!(sort(verdict(HashMap::new(), point(Value::Null), HashMap::new())), Some(Sort::Extra));
-        assert_eq!(verdict(HashMap::new(), HashMap::new(), HashMap::new()), Some(Verdict::Same));
+        assert_eq!(kind(verdict(row("1"), HashMap::new(), row("1"))), Some(MismatchKind::Missing));
+        assert_eq!(kind(verdict(row("1"), point(json!("0/1.1")), row("1"))), Some(MismatchKind::Stale));
+        assert_eq!(kind(verdict(HashMap::new(), point(json!("0/1.1")), HashMap::new())), Some(MismatchKind::Extra));
+        assert_eq!(kind(verdict(HashMap::new(), point(Value::Null), HashMap::new())), Some(MismatchKind::Extra));
+        assert_eq!(verdict(HashMap::new(), HashMap::new(), HashMap::new()), Some(SuspectVerdict::Same));
     }
 
     #[test]
@@ -291,6 +302,6 @@ mod tests {
         // 0/64 is the barrier, 0/C8 the end of the WAL.
         assert_eq!(verdict(HashMap::new(), point(json!("0/65.1")), HashMap::new()), None);
         assert_eq!(verdict(row("1"), point(json!("0/65.1")), row("1")), None);
-        assert_eq!(sort(verdict(HashMap::new(), point(json!("0/C9.1")), HashMap::new())), Some(Sort::Extra));
+        assert_eq!(kind(verdict(HashMap::new(), point(json!("0/C9.1")), HashMap::new())), Some(MismatchKind::Extra));
     }
 }

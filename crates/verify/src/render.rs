@@ -9,8 +9,8 @@ use serde_json::Value;
 use walvec_model::TableName;
 use walvec_model::operands::prepare;
 
-use crate::null::{self, LookedUpRows, Row, WithLookups};
-use crate::{CollectionSpec, VerifyError};
+use crate::null::{self, LookedUpRows, TemplateRow, WithLookups};
+use crate::{ComparedCollection, VerifyError};
 
 /// The name of the text's template. That of a computed field is `computed.` and the field's name.
 const TEXT: &str = "text";
@@ -24,11 +24,11 @@ const FUEL: u64 = 10_000_000;
 #[derive(Debug)]
 pub(crate) struct Renderer {
     environment: Environment<'static>,
-    computed: Vec<Computed>,
+    computed: Vec<ComputedField>,
 }
 
 #[derive(Debug)]
-struct Computed {
+struct ComputedField {
     field: String,
     template: String,
     /// The names that an expression reads; `None` for a template that makes a text.
@@ -36,7 +36,7 @@ struct Computed {
 }
 
 impl Renderer {
-    pub(crate) fn new(spec: &CollectionSpec) -> Result<Self, VerifyError> {
+    pub(crate) fn new(spec: &ComparedCollection) -> Result<Self, VerifyError> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
@@ -51,7 +51,7 @@ impl Renderer {
             if reads.is_none() {
                 add(&mut environment, &spec.table, &template, source)?;
             }
-            computed.push(Computed { field: field.clone(), template, reads });
+            computed.push(ComputedField { field: field.clone(), template, reads });
         }
         Ok(Self { environment, computed })
     }
@@ -64,7 +64,7 @@ impl Renderer {
     /// Returns the text of a row, rendered with its lookups, and its computed fields; or why they cannot be rendered.
     pub(crate) fn render(
         &self,
-        row: &Arc<Row>,
+        row: &Arc<TemplateRow>,
         looked_up: Vec<LookedUpRows>,
     ) -> Result<(String, Vec<(String, Value)>), String> {
         let context = Inner::from_dyn_object(Arc::clone(row));
@@ -80,7 +80,7 @@ impl Renderer {
         Ok((text, fields))
     }
 
-    fn compute(&self, computed: &Computed, row: &Row, context: Inner) -> Result<Value, Error> {
+    fn compute(&self, computed: &ComputedField, row: &TemplateRow, context: Inner) -> Result<Value, Error> {
         let template = self.environment.get_template(&computed.template)?;
         let Some(reads) = &computed.reads else { return template.render(context).map(Value::String) };
         let rendered = template.render_captured(context);
@@ -93,7 +93,7 @@ impl Renderer {
     }
 }
 
-fn reads_null(row: &Row, reads: &BTreeSet<String>) -> bool {
+fn reads_null(row: &TemplateRow, reads: &BTreeSet<String>) -> bool {
     let whole = (reads.contains("row") && !row.names.iter().any(|name| name == "row")) || reads.contains("walvec_row");
     let mut columns = row.names.iter().zip(&row.values);
     columns.any(|(name, value)| value.is_null() && (whole || reads.contains(name)))
@@ -126,8 +126,8 @@ mod tests {
 
     use super::*;
 
-    fn spec(text: &str, computed: &str) -> CollectionSpec {
-        CollectionSpec {
+    fn spec(text: &str, computed: &str) -> ComparedCollection {
+        ComparedCollection {
             collection: "t".to_owned(),
             table: TableName::new("public", "t"),
             text: text.to_owned(),
@@ -135,7 +135,7 @@ mod tests {
             computed: vec![("c".to_owned(), computed.to_owned())],
             fingerprint: Fingerprint::of(&[]),
             numbers: Vec::new(),
-            layout: crate::Layout::Flat,
+            layout: crate::StoredLayout::Flat,
             fractions: crate::Fractions::Exact,
             chunks: None,
             keywords: None,
@@ -147,7 +147,7 @@ mod tests {
         let Value::Object(row) = row else { panic!("a row") };
         let (names, values): (Vec<_>, Vec<_>) = row.into_iter().unzip();
         let numerics = names.iter().map(|name: &String| name.starts_with("price")).collect();
-        let row = Arc::new(Row { names: names.into(), values, numerics });
+        let row = Arc::new(TemplateRow { names: names.into(), values, numerics });
         let (text, mut fields) = Renderer::new(&spec(text, computed)).unwrap().render(&row, Vec::new())?;
         Ok((text, fields.remove(0).1))
     }
@@ -162,8 +162,9 @@ mod tests {
 
     #[test]
     fn a_column_that_a_template_may_look_at_is_read() {
-        let named = |text: &str| CollectionSpec { payload: Some(vec!["name".to_owned()]), ..spec(text, "{{ year }}") };
-        let columns = |spec: CollectionSpec| ["name", "year", "body"].map(|column| spec.cannot_use(column));
+        let named =
+            |text: &str| ComparedCollection { payload: Some(vec!["name".to_owned()]), ..spec(text, "{{ year }}") };
+        let columns = |spec: ComparedCollection| ["name", "year", "body"].map(|column| spec.cannot_use(column));
         assert_eq!(columns(named("{{ name }}")), [false, false, true]);
         assert_eq!(columns(named("{{ name }}{{ body }}")), [false; 3]);
         assert_eq!(columns(named("{% for c in row %}{{ c }}{% endfor %}")), [false; 3]);

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::findings::Finding;
+use crate::findings::RepairTarget;
 use crate::image::Imager;
-use crate::recheck::{Judge, Verdict};
+use crate::recheck::{Rechecker, SuspectVerdict};
 use crate::suspect::Suspect;
-use crate::{Findings, Job, Mismatch, RepairPortion, Sort, Stage, VerifyError, barrier, vectors};
+use crate::{
+    CompareJob, ComparisonStage, Findings, Mismatch, MismatchKind, RepairPortion, VerifyError, barrier, vectors,
+};
 
 /// How many of the remaining mismatches are shown.
 const EXAMPLES: usize = 10;
@@ -33,10 +35,10 @@ pub struct Mended {
 ///
 /// # Errors
 /// If the running walvec cannot do it, or a side cannot be read.
-pub async fn repair(job: &Job<'_>, findings: &mut Findings) -> Result<Mended, VerifyError> {
+pub async fn repair(job: &CompareJob<'_>, findings: &mut Findings) -> Result<Mended, VerifyError> {
     send(job, findings).await?;
-    barrier::prepare(job.asker).await?;
-    let judge = Judge::new(job, Arc::new(Imager::find(job).await?)).await?;
+    barrier::prepare(job.query_session).await?;
+    let rechecker = Rechecker::new(job, Arc::new(Imager::find(job).await?)).await?;
     let mut mended = Mended::default();
     let mut portions = findings.portions()?;
     loop {
@@ -44,11 +46,11 @@ pub async fn repair(job: &Job<'_>, findings: &mut Findings) -> Result<Mended, Ve
         if portion.is_empty() {
             return Ok(mended);
         }
-        prove(&judge, portion, &mut mended).await?;
+        prove(&rechecker, portion, &mut mended).await?;
     }
 }
 
-async fn send(job: &Job<'_>, findings: &mut Findings) -> Result<(), VerifyError> {
+async fn send(job: &CompareJob<'_>, findings: &mut Findings) -> Result<(), VerifyError> {
     let of = findings.count();
     let mut portions = findings.portions()?;
     let mut sent = 0;
@@ -59,18 +61,20 @@ async fn send(job: &Job<'_>, findings: &mut Findings) -> Result<(), VerifyError>
         }
         sent += found.len() as u64;
         let portion = portion(&job.spec.collection, found);
-        job.running.repair(&portion, &|state| (job.watch)(Stage::Repairing { sent, of, state: Some(state) })).await?;
-        (job.watch)(Stage::Repairing { sent, of, state: None });
+        job.running
+            .repair(&portion, &|state| (job.watch)(ComparisonStage::Repairing { sent, of, state: Some(state) }))
+            .await?;
+        (job.watch)(ComparisonStage::Repairing { sent, of, state: None });
     }
 }
 
 /// Returns the request for these findings. Where a row exists, it is read again and replaces its point. Where none
 /// exists, the point is removed.
-fn portion(collection: &str, findings: Vec<Finding>) -> RepairPortion {
+fn portion(collection: &str, findings: Vec<RepairTarget>) -> RepairPortion {
     let mut portion = RepairPortion { collection: collection.to_owned(), rows: Vec::new(), points: Vec::new() };
     // Several chunks of one row may differ; the row is named once.
     let mut named = HashSet::new();
-    for Finding { id, key, version, .. } in findings {
+    for RepairTarget { id, key, version, .. } in findings {
         match key {
             Some(key) if !named.insert(Value::from(key.clone()).to_string()) => {}
             Some(key) => portion.rows.push(key),
@@ -80,28 +84,28 @@ fn portion(collection: &str, findings: Vec<Finding>) -> RepairPortion {
     portion
 }
 
-async fn prove(judge: &Judge<'_>, findings: Vec<Finding>, mended: &mut Mended) -> Result<(), VerifyError> {
+async fn prove(rechecker: &Rechecker<'_>, findings: Vec<RepairTarget>, mended: &mut Mended) -> Result<(), VerifyError> {
     let mut vectors = Vec::new();
     let mut suspects = Vec::with_capacity(findings.len());
-    for Finding { sort, id, key, .. } in findings {
-        if let (Sort::BadVector, Some(key)) = (sort, &key) {
+    for RepairTarget { kind, id, key, .. } in findings {
+        if let (MismatchKind::BadVector, Some(key)) = (kind, &key) {
             vectors.push((id, key.clone()));
         }
         suspects.push(Suspect { id, key });
     }
-    let mut bad = vectors::check(judge, vectors, 0).await?.bad;
-    for (suspect, verdict) in judge.judge(suspects).await? {
+    let mut bad = vectors::check(rechecker, vectors, 0).await?.bad;
+    for (suspect, verdict) in rechecker.recheck(suspects).await? {
         let vector = bad.iter().position(|mismatch| mismatch.id == suspect.id).map(|index| bad.swap_remove(index));
         match (verdict, vector) {
-            (Verdict::Mismatch(mismatch), _) | (_, Some(mismatch)) => {
+            (SuspectVerdict::Mismatch(mismatch), _) | (_, Some(mismatch)) => {
                 mended.left += 1;
                 if mended.examples.len() < EXAMPLES {
                     mended.examples.push(mismatch);
                 }
             }
-            (Verdict::Unsettled, None) => mended.unsettled += 1,
-            (Verdict::Parked, None) => mended.parked += 1,
-            (Verdict::Same, None) => mended.mended += 1,
+            (SuspectVerdict::Unsettled, None) => mended.unsettled += 1,
+            (SuspectVerdict::Parked, None) => mended.parked += 1,
+            (SuspectVerdict::Same, None) => mended.mended += 1,
         }
     }
     Ok(())
@@ -116,17 +120,17 @@ mod tests {
 
     #[test]
     fn what_has_a_row_is_read_again_and_what_has_none_is_removed() {
-        let finding = |sort, number, key: Option<i64>| Finding {
-            sort,
+        let finding = |kind, number, key: Option<i64>| RepairTarget {
+            kind,
             id: PointId::Num(number),
             key: key.map(|key| vec![json!(key)]),
             version: Some(format!("0/{number}.1")),
         };
         let findings = vec![
-            finding(Sort::Missing, 1, Some(1)),
-            finding(Sort::Extra, 2, None),
-            finding(Sort::BadVector, 3, Some(3)),
-            Finding { version: None, ..finding(Sort::Extra, 4, None) },
+            finding(MismatchKind::Missing, 1, Some(1)),
+            finding(MismatchKind::Extra, 2, None),
+            finding(MismatchKind::BadVector, 3, Some(3)),
+            RepairTarget { version: None, ..finding(MismatchKind::Extra, 4, None) },
         ];
         let portion = portion("books", findings);
         assert_eq!(portion.rows, [[json!(1)], [json!(3)]]);

@@ -3,14 +3,14 @@
 use serde_json::{Value, json};
 use walvec_model::{PointId, TableName};
 
-use crate::Parked;
+use crate::ParkedRow;
 
-/// How many findings of each sort are shown as examples.
+/// How many findings of each kind are shown as examples.
 const EXAMPLES: usize = 10;
 
 /// The sorts of mismatch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Sort {
+pub enum MismatchKind {
     /// A row without its point.
     Missing,
     /// A point without a row, walvec's own or not.
@@ -24,7 +24,7 @@ pub enum Sort {
     BadVector,
 }
 
-impl Sort {
+impl MismatchKind {
     /// All sorts, in the order in which they are reported.
     pub const ALL: [Self; 5] = [Self::Missing, Self::Extra, Self::Stale, Self::Chunks, Self::BadVector];
 
@@ -55,8 +55,8 @@ pub struct Difference {
 /// A proven mismatch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mismatch {
-    /// The sort of the mismatch.
-    pub sort: Sort,
+    /// The kind of the mismatch.
+    pub kind: MismatchKind,
     /// The point's id, or the one that it should have.
     pub id: PointId,
     /// The row's key, if there is a row.
@@ -75,7 +75,7 @@ impl Mismatch {
             |Difference { field, expected, stored }| json!({"field": field, "expected": expected, "stored": stored}),
         );
         json!({
-            "sort": self.sort.name(),
+            "sort": self.kind.name(),
             "id": self.id,
             "key": self.key,
             "version": self.version,
@@ -102,10 +102,10 @@ pub struct Report {
     /// Rows that the running walvec reports as impossible to process.
     pub parked: u64,
     /// A few of these parked rows.
-    pub parked_examples: Vec<Parked>,
-    /// A few mismatches of each sort.
+    pub parked_examples: Vec<ParkedRow>,
+    /// A few mismatches of each kind.
     pub examples: Vec<Mismatch>,
-    counts: [u64; Sort::ALL.len()],
+    counts: [u64; MismatchKind::ALL.len()],
 }
 
 impl Report {
@@ -120,14 +120,14 @@ impl Report {
             parked: 0,
             parked_examples: Vec::new(),
             examples: Vec::new(),
-            counts: [0; Sort::ALL.len()],
+            counts: [0; MismatchKind::ALL.len()],
         }
     }
 
-    /// Returns how many mismatches of a sort were proven.
+    /// Returns how many mismatches of a kind were proven.
     #[must_use]
-    pub fn count(&self, sort: Sort) -> u64 {
-        Sort::ALL.iter().zip(self.counts).find(|(known, _)| **known == sort).map_or(0, |(_, count)| count)
+    pub fn count(&self, kind: MismatchKind) -> u64 {
+        MismatchKind::ALL.iter().zip(self.counts).find(|(known, _)| **known == kind).map_or(0, |(_, count)| count)
     }
 
     /// Returns how many mismatches were proven.
@@ -137,17 +137,17 @@ impl Report {
     }
 
     pub(crate) fn add(&mut self, mismatch: Mismatch) {
-        for (sort, count) in Sort::ALL.iter().zip(&mut self.counts) {
-            if *sort == mismatch.sort {
+        for (kind, count) in MismatchKind::ALL.iter().zip(&mut self.counts) {
+            if *kind == mismatch.kind {
                 *count += 1;
             }
         }
-        if self.count(mismatch.sort) <= EXAMPLES as u64 {
+        if self.count(mismatch.kind) <= EXAMPLES as u64 {
             self.examples.push(mismatch);
         }
     }
 
-    pub(crate) fn add_parked(&mut self, row: Parked) {
+    pub(crate) fn add_parked(&mut self, row: ParkedRow) {
         self.parked += 1;
         if self.parked_examples.len() < EXAMPLES {
             self.parked_examples.push(row);
@@ -160,7 +160,7 @@ impl Report {
         let mut counts = serde_json::Map::new();
         counts.insert("rows".to_owned(), self.rows.into());
         counts.insert("points".to_owned(), self.points.into());
-        counts.extend(Sort::ALL.map(|sort| (sort.name().to_owned(), self.count(sort).into())));
+        counts.extend(MismatchKind::ALL.map(|kind| (kind.name().to_owned(), self.count(kind).into())));
         counts.insert("dead_letters".to_owned(), self.parked.into());
         counts.insert("unsettled".to_owned(), self.unsettled.into());
         counts.insert("sampled".to_owned(), self.sampled.into());
@@ -175,16 +175,19 @@ mod tests {
     #[test]
     fn everything_is_counted_and_a_few_of_each_sort_are_shown() {
         let mut report = Report::new("books", &TableName::new("public", "books"));
-        let mismatch = |sort, number| Mismatch {
-            sort,
+        let mismatch = |kind, number| Mismatch {
+            kind,
             id: PointId::Num(number),
             key: None,
             version: None,
             differences: Vec::new(),
         };
-        (0..30).for_each(|number| report.add(mismatch(Sort::Extra, number)));
-        report.add(mismatch(Sort::BadVector, 1));
-        assert_eq!((report.count(Sort::Extra), report.count(Sort::Stale), report.mismatches()), (30, 0, 31));
+        (0..30).for_each(|number| report.add(mismatch(MismatchKind::Extra, number)));
+        report.add(mismatch(MismatchKind::BadVector, 1));
+        assert_eq!(
+            (report.count(MismatchKind::Extra), report.count(MismatchKind::Stale), report.mismatches()),
+            (30, 0, 31)
+        );
         assert_eq!(report.examples.len(), EXAMPLES + 1);
         let json = Value::Object(report.counts_as_json());
         assert_eq!((&json["extra"], &json["bad_vectors"], &json["missing"]), (&json!(30), &json!(1), &json!(0)));

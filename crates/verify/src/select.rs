@@ -2,14 +2,14 @@
 
 use serde_json::{Value, json};
 
-use crate::lookup::Joined;
+use crate::lookup::SentLookup;
 use crate::sql::{literal, only, quoted};
-use crate::table::{Column, Table};
+use crate::table::{SentColumn, SentTable};
 use crate::values::expression;
 
 /// Returns the statement for the rows that the publication sends, except those with the keys `without`: one text per column
 /// and one per lookup.
-pub(crate) fn all_rows(table: &Table, joined: &[Joined], without: &[Vec<Value>]) -> String {
+pub(crate) fn all_rows(table: &SentTable, joined: &[SentLookup], without: &[Vec<Value>]) -> String {
     let mut query = format!("SELECT {} FROM {}{}", expressions(table, joined), only(table, "r"), condition(table));
     if !without.is_empty() {
         query.push_str(if table.filter.is_some() { " AND" } else { " WHERE" });
@@ -21,7 +21,7 @@ pub(crate) fn all_rows(table: &Table, joined: &[Joined], without: &[Vec<Value>])
 
 /// Returns the statement for the rows with the keys in `$1`, a JSON array of arrays of the key columns' texts. One more
 /// column distinguishes the versions of a row.
-pub(crate) fn rows_by_key(table: &Table, joined: &[Joined]) -> String {
+pub(crate) fn rows_by_key(table: &SentTable, joined: &[SentLookup]) -> String {
     format!(
         "SELECT {}, r.tableoid::text || '/' || r.xmin::text || '/' || r.ctid::text FROM (SELECT *, tableoid, xmin, ctid FROM {}{}) AS r \
          JOIN {} ON {}",
@@ -44,21 +44,21 @@ fn wanted(keys: &str) -> String {
     format!("json_array_elements({keys}::json) AS wanted (key)")
 }
 
-fn has_wanted_key(table: &Table) -> String {
+fn has_wanted_key(table: &SentTable) -> String {
     let same_key = |(place, index): (usize, &usize)| {
         let column = table.columns.get(*index)?;
-        let Column { name, equality, type_name, .. } = column;
+        let SentColumn { name, equality, type_name, .. } = column;
         Some(format!("r.{} {equality} (wanted.key->>{place})::{type_name}", quoted(name)))
     };
     table.key.iter().enumerate().filter_map(same_key).collect::<Vec<_>>().join(" AND ")
 }
 
-fn expressions(table: &Table, joined: &[Joined]) -> String {
+fn expressions(table: &SentTable, joined: &[SentLookup]) -> String {
     let expressions = table.columns.iter().map(|column| expression(&format!("r.{}", quoted(&column.name)), column));
-    expressions.chain(joined.iter().map(Joined::expression)).collect::<Vec<_>>().join(", ")
+    expressions.chain(joined.iter().map(SentLookup::expression)).collect::<Vec<_>>().join(", ")
 }
 
-fn condition(table: &Table) -> String {
+fn condition(table: &SentTable) -> String {
     table.filter.as_ref().map(|filter| format!(" WHERE ({filter})")).unwrap_or_default()
 }
 
@@ -85,18 +85,18 @@ mod tests {
     use walvec_model::TableName;
 
     use super::*;
-    use crate::table::Kind;
+    use crate::table::TextForm;
 
     #[test]
     fn names_and_keys_cannot_leave_their_quotes() {
-        let column = |name: &str| Column {
+        let column = |name: &str| SentColumn {
             name: name.to_owned(),
-            kind: Kind::Text,
+            kind: TextForm::Text,
             type_oid: 25,
             type_name: "character varying(3)".to_owned(),
             equality: "=".to_owned(),
         };
-        let table = Table {
+        let table = SentTable {
             name: TableName::new("s", "T\"1"),
             columns: vec![column("a\"b"), column("c")],
             key: vec![1],

@@ -2,10 +2,10 @@
 
 use walvec_model::TableName;
 
-use crate::table::Table;
+use crate::table::SentTable;
 
 /// Returns the FROM item of a table, without tables that inherit from it in the old way: those are tables of their own.
-pub(crate) fn only(table: &Table, alias: &str) -> String {
+pub(crate) fn only(table: &SentTable, alias: &str) -> String {
     let TableName { schema, name } = &table.name;
     format!("{}{}.{} AS {alias}", if table.partitioned { "" } else { "ONLY " }, quoted(schema), quoted(name))
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use walvec_model::{PointId, Position, RESERVED_KEY, RawPoint};
 
-use crate::id::Claim;
+use crate::id::PointClaim;
 
 /// A difference that may only come from reading the two sides at different moments.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,7 +25,7 @@ pub(crate) fn is_foreign(point: &RawPoint) -> bool {
 }
 
 /// Returns which row, and which chunk of it, a point claims to show.
-pub(crate) fn claim(point: &RawPoint) -> Claim<'_> {
+pub(crate) fn claim(point: &RawPoint) -> PointClaim<'_> {
     let own = point.payload.get(RESERVED_KEY);
-    Claim { key: own.and_then(|own| own.get("k")), chunk: own.and_then(|own| own.get("c")) }
+    PointClaim { key: own.and_then(|own| own.get("k")), chunk: own.and_then(|own| own.get("c")) }
 }

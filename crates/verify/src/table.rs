@@ -10,7 +10,7 @@ use crate::error::statement;
 
 /// How the text of a column is converted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum TextForm {
     /// The JSON value itself: booleans and whole numbers.
     Plain,
     /// `oid`, which PostgreSQL would put into quotes.
@@ -28,16 +28,16 @@ pub(crate) enum Kind {
     /// Text, by the type's own output; a cast would give another text, as for `char(n)` or `inet`.
     Printed,
     /// An array with elements of one kind.
-    Array(Box<Kind>),
+    Array(Box<TextForm>),
     /// Not read, because no text and no field shows it and it may be large.
     Unused,
 }
 
 /// A published column.
 #[derive(Clone, Debug)]
-pub(crate) struct Column {
+pub(crate) struct SentColumn {
     pub(crate) name: String,
-    pub(crate) kind: Kind,
+    pub(crate) kind: TextForm,
     /// `pg_type.oid` of the declared type.
     pub(crate) type_oid: u32,
     /// The type in SQL.
@@ -48,9 +48,9 @@ pub(crate) struct Column {
 
 /// The part of a table that the publication sends.
 #[derive(Clone, Debug)]
-pub(crate) struct Table {
+pub(crate) struct SentTable {
     pub(crate) name: TableName,
-    pub(crate) columns: Vec<Column>,
+    pub(crate) columns: Vec<SentColumn>,
     /// The key columns as indexes into `columns`, in the order of the key.
     pub(crate) key: Vec<usize>,
     /// The row filter as SQL, as the server writes it.
@@ -59,7 +59,7 @@ pub(crate) struct Table {
     pub(crate) partitioned: bool,
 }
 
-impl Table {
+impl SentTable {
     /// Reads the table from the catalogue.
     pub(crate) async fn find(session: &Client, publication: &str, name: &TableName) -> Result<Self, VerifyError> {
         let failed = || statement(format!("looking up {name}"));
@@ -85,7 +85,7 @@ impl Table {
                 key.push((position, columns.len()));
             }
             let (type_name, type_oid, equality) = (row.get(1), row.get(2), row.get(5));
-            columns.push(Column { name: column, kind: Kind::Plain, type_name, type_oid, equality });
+            columns.push(SentColumn { name: column, kind: TextForm::Plain, type_name, type_oid, equality });
         }
         key.sort_unstable();
         let mut table = Self {
@@ -103,7 +103,7 @@ impl Table {
     pub(crate) fn leave_out(&mut self, is_unused: impl Fn(&str) -> bool) {
         let columns = self.columns.iter_mut().enumerate().filter(|(index, _)| !self.key.contains(index));
         for (_, column) in columns.filter(|(_, column)| is_unused(&column.name)) {
-            column.kind = Kind::Unused;
+            column.kind = TextForm::Unused;
         }
     }
 
@@ -114,16 +114,16 @@ impl Table {
         let elements = self::types(session, elements).await?;
         for (index, column) in self.columns.iter_mut().enumerate() {
             column.kind = match types.get(&column.type_oid) {
-                None => Kind::Printed,
-                Some(Type { element: 0, base }) => Kind::of(*base),
-                Some(Type { element, .. }) => match elements.get(element) {
+                None => TextForm::Printed,
+                Some(SentType { element: 0, base }) => TextForm::of(*base),
+                Some(SentType { element, .. }) => match elements.get(element) {
                     // An array of a domain over arrays is nested, but its text does not show how.
-                    Some(Type { element: 0, base }) => Kind::Array(Box::new(Kind::of(*base))),
-                    _ => Kind::Text,
+                    Some(SentType { element: 0, base }) => TextForm::Array(Box::new(TextForm::of(*base))),
+                    _ => TextForm::Text,
                 },
             };
             if self.key.contains(&index) {
-                column.kind = std::mem::replace(&mut column.kind, Kind::Plain).in_key();
+                column.kind = std::mem::replace(&mut column.kind, TextForm::Plain).in_key();
             }
         }
         Ok(())
@@ -135,7 +135,7 @@ impl Table {
     }
 }
 
-impl Kind {
+impl TextForm {
     fn in_key(self) -> Self {
         match self {
             Self::Document => Self::KeyDocument,
@@ -169,15 +169,15 @@ impl Kind {
 }
 
 /// A type from `pg_type`, below all its domains.
-struct Type {
+struct SentType {
     base: u32,
     /// The element type of an array, else 0.
     element: u32,
 }
 
-async fn types(session: &Client, oids: Vec<u32>) -> Result<HashMap<u32, Type>, VerifyError> {
+async fn types(session: &Client, oids: Vec<u32>) -> Result<HashMap<u32, SentType>, VerifyError> {
     let rows = session.query(TYPES, &[&oids]).await.map_err(statement("looking up types"))?;
-    Ok(rows.iter().map(|row| (row.get(0), Type { base: row.get(1), element: row.get(2) })).collect())
+    Ok(rows.iter().map(|row| (row.get(0), SentType { base: row.get(1), element: row.get(2) })).collect())
 }
 
 /// Returns the columns and the row filter of a table in the publication; no columns where the server does not tell (before 15).

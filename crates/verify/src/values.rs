@@ -4,51 +4,53 @@
 
 use serde_json::{Number, Value};
 
-use crate::table::{Column, Kind};
+use crate::table::{SentColumn, TextForm};
 
 /// Returns the SQL that reads a column as text.
-pub(crate) fn expression(name: &str, column: &Column) -> String {
+pub(crate) fn expression(name: &str, column: &SentColumn) -> String {
     match &column.kind {
-        Kind::Unused => "NULL::text".to_owned(),
-        Kind::Plain => format!("to_json({name})::text"),
-        Kind::Oid => format!("to_json({name}::bigint)::text"),
-        Kind::Float | Kind::Numeric | Kind::Document | Kind::KeyDocument | Kind::Text => format!("{name}::text"),
+        TextForm::Unused => "NULL::text".to_owned(),
+        TextForm::Plain => format!("to_json({name})::text"),
+        TextForm::Oid => format!("to_json({name}::bigint)::text"),
+        TextForm::Float | TextForm::Numeric | TextForm::Document | TextForm::KeyDocument | TextForm::Text => {
+            format!("{name}::text")
+        }
         // `IS NOT NULL` would be false for a composite value with a NULL part.
-        Kind::Printed => format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN format('%s', {name}) END"),
+        TextForm::Printed => format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN format('%s', {name}) END"),
         // JSON cannot express an array with bounds of its own, as in [0:1]={a,b}.
-        Kind::Array(_) => format!(
+        TextForm::Array(_) => format!(
             "CASE WHEN left({name}::text, 1) = '[' THEN to_json({name}::text) ELSE to_json({name}::text::text[]) END::text"
         ),
     }
 }
 
 /// Converts the text of a column to the value that points hold.
-pub(crate) fn value(text: Option<&str>, kind: &Kind) -> Value {
+pub(crate) fn value(text: Option<&str>, kind: &TextForm) -> Value {
     let Some(text) = text else { return Value::Null };
     match kind {
-        Kind::Unused => Value::Null,
-        Kind::Text | Kind::Numeric | Kind::Printed => text.into(),
-        Kind::Plain | Kind::Oid => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
-        Kind::Float => text.parse().ok().and_then(Number::from_f64).map_or_else(|| text.into(), Value::Number),
-        Kind::Document => document(text),
-        Kind::KeyDocument => key_document(text),
-        Kind::Array(element) => {
+        TextForm::Unused => Value::Null,
+        TextForm::Text | TextForm::Numeric | TextForm::Printed => text.into(),
+        TextForm::Plain | TextForm::Oid => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
+        TextForm::Float => text.parse().ok().and_then(Number::from_f64).map_or_else(|| text.into(), Value::Number),
+        TextForm::Document => document(text),
+        TextForm::KeyDocument => key_document(text),
+        TextForm::Array(element) => {
             serde_json::from_str(text).map_or_else(|_| text.into(), |array| elements(array, element))
         }
     }
 }
 
 /// Converts the texts in an array by the kind of its elements. An array with bounds of its own is one text.
-fn elements(array: Value, kind: &Kind) -> Value {
+fn elements(array: Value, kind: &TextForm) -> Value {
     match array {
         Value::Array(items) => items.into_iter().map(|item| element(item, kind)).collect(),
         other => other,
     }
 }
 
-fn element(item: Value, kind: &Kind) -> Value {
+fn element(item: Value, kind: &TextForm) -> Value {
     match (item, kind) {
-        (Value::String(text), Kind::Plain) if text == "t" || text == "f" => (text == "t").into(),
+        (Value::String(text), TextForm::Plain) if text == "t" || text == "f" => (text == "t").into(),
         (Value::String(text), kind) => value(Some(&text), kind),
         (nested, kind) => elements(nested, kind),
     }
@@ -131,32 +133,32 @@ mod tests {
     #[test]
     fn what_json_cannot_hold_is_text() {
         for (text, kind, expected) in [
-            ("true", Kind::Plain, json!(true)),
-            ("-9223372036854775808", Kind::Plain, json!(i64::MIN)),
-            ("0.1", Kind::Float, json!(0.1)),
-            ("1e+300", Kind::Float, json!(1e300)),
-            ("NaN", Kind::Float, json!("NaN")),
-            ("-Infinity", Kind::Float, json!("-Infinity")),
-            (r#"{"b": [1, null], "a": 2.50}"#, Kind::Document, json!({"b": [1, null], "a": 2.5})),
+            ("true", TextForm::Plain, json!(true)),
+            ("-9223372036854775808", TextForm::Plain, json!(i64::MIN)),
+            ("0.1", TextForm::Float, json!(0.1)),
+            ("1e+300", TextForm::Float, json!(1e300)),
+            ("NaN", TextForm::Float, json!("NaN")),
+            ("-Infinity", TextForm::Float, json!("-Infinity")),
+            (r#"{"b": [1, null], "a": 2.50}"#, TextForm::Document, json!({"b": [1, null], "a": 2.5})),
             (
                 r#"{"n": 18446744073709551615, "s": "\"18446744073709551616"}"#,
-                Kind::Document,
+                TextForm::Document,
                 json!({"n": u64::MAX, "s": "\"18446744073709551616"}),
             ),
-            (r#"{"n": 18446744073709551616}"#, Kind::KeyDocument, json!(r#"{"n": 18446744073709551616}"#)),
-            (r#"{"n": 18446744073709551616}"#, Kind::Document, json!({"n": "18446744073709551616"})),
-            (r#"[0.12345678901234567890, 1]"#, Kind::Document, json!(["0.12345678901234567890", 1])),
-            (r#"[1e400]"#, Kind::KeyDocument, json!("[1e400]")),
-            (r#"[1e300, -0.0, 100, 1.5E3, true]"#, Kind::Document, json!([1e300, -0.0, 100, 1500.0, true])),
-            (r#"["t",null,"f"]"#, Kind::Array(Box::new(Kind::Plain)), json!([true, null, false])),
-            (r#"[["1","2"],["3",null]]"#, Kind::Array(Box::new(Kind::Plain)), json!([[1, 2], [3, null]])),
-            (r#"["0.5","NaN"]"#, Kind::Array(Box::new(Kind::Float)), json!([0.5, "NaN"])),
-            (r#"["{\"a\": 1}"]"#, Kind::Array(Box::new(Kind::Document)), json!([{"a": 1}])),
-            (r#""[0:1]={1,2}""#, Kind::Array(Box::new(Kind::Plain)), json!("[0:1]={1,2}")),
+            (r#"{"n": 18446744073709551616}"#, TextForm::KeyDocument, json!(r#"{"n": 18446744073709551616}"#)),
+            (r#"{"n": 18446744073709551616}"#, TextForm::Document, json!({"n": "18446744073709551616"})),
+            (r#"[0.12345678901234567890, 1]"#, TextForm::Document, json!(["0.12345678901234567890", 1])),
+            (r#"[1e400]"#, TextForm::KeyDocument, json!("[1e400]")),
+            (r#"[1e300, -0.0, 100, 1.5E3, true]"#, TextForm::Document, json!([1e300, -0.0, 100, 1500.0, true])),
+            (r#"["t",null,"f"]"#, TextForm::Array(Box::new(TextForm::Plain)), json!([true, null, false])),
+            (r#"[["1","2"],["3",null]]"#, TextForm::Array(Box::new(TextForm::Plain)), json!([[1, 2], [3, null]])),
+            (r#"["0.5","NaN"]"#, TextForm::Array(Box::new(TextForm::Float)), json!([0.5, "NaN"])),
+            (r#"["{\"a\": 1}"]"#, TextForm::Array(Box::new(TextForm::Document)), json!([{"a": 1}])),
+            (r#""[0:1]={1,2}""#, TextForm::Array(Box::new(TextForm::Plain)), json!("[0:1]={1,2}")),
         ] {
             assert_eq!(value(Some(text), &kind), expected, "{text}");
         }
-        assert_eq!(value(None, &Kind::Text), json!(null));
+        assert_eq!(value(None, &TextForm::Text), json!(null));
     }
 
     proptest! {

@@ -9,9 +9,9 @@ use walvec_model::{PointId, RawPoint, SparseVector, Vector};
 
 use crate::digest;
 use crate::image::Content;
-use crate::recheck::Judge;
+use crate::recheck::Rechecker;
 use crate::suspect::version;
-use crate::{Difference, Keywords, Mismatch, Sample, Sort, Stage, VerifyError};
+use crate::{ComparisonStage, Difference, KeywordFunction, Mismatch, MismatchKind, VectorSample, VerifyError};
 
 /// The least cosine of two vectors of one text: they differ at most by rounding and quantization of their numbers.
 const SAME_COSINE: f64 = 0.999;
@@ -28,7 +28,7 @@ pub(crate) type Chosen = (PointId, Vec<Value>);
 /// Chooses the points whose ids have the lowest hashes under the seed, so that the choice depends on nothing else.
 #[derive(Debug)]
 pub(crate) struct Sampler {
-    sample: Sample,
+    sample: VectorSample,
     seed: [u8; 32],
     lowest: BinaryHeap<(u64, PointId, Box<[u8]>)>,
     /// If all points are checked: those that were not checked yet.
@@ -36,7 +36,7 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
-    pub(crate) fn new(sample: Sample, seed: u64) -> Self {
+    pub(crate) fn new(sample: VectorSample, seed: u64) -> Self {
         let seed = blake3::derive_key("walvec verify sample", &seed.to_be_bytes());
         Self { sample, seed, lowest: BinaryHeap::new(), batch: Vec::new() }
     }
@@ -44,8 +44,8 @@ impl Sampler {
     /// Offers a point that shows its row; `key` is the row's key as JSON.
     pub(crate) fn offer(&mut self, point: PointId, key: &[u8]) {
         let size = match self.sample {
-            Sample::All => return self.batch.push((point, key.into())),
-            Sample::Points(size) => size,
+            VectorSample::All => return self.batch.push((point, key.into())),
+            VectorSample::Points(size) => size,
         };
         let id = match point {
             PointId::Num(number) => u128::from(number),
@@ -79,15 +79,19 @@ impl Sampler {
 
 /// The result of a check.
 #[derive(Debug, Default)]
-pub(crate) struct Checked {
+pub(crate) struct VectorCheck {
     pub(crate) sampled: u64,
     pub(crate) bad: Vec<Mismatch>,
 }
 
 /// Compares the vectors of these points with those of their rows' texts. Points whose rows keep changing, or are gone, are
 /// left out.
-pub(crate) async fn check(judge: &Judge<'_>, chosen: Vec<Chosen>, before: u64) -> Result<Checked, VerifyError> {
-    let mut checked = Checked::default();
+pub(crate) async fn check(
+    rechecker: &Rechecker<'_>,
+    chosen: Vec<Chosen>,
+    before: u64,
+) -> Result<VectorCheck, VerifyError> {
+    let mut checked = VectorCheck::default();
     for batch in chosen.chunks(BATCH) {
         let mut open = batch.to_vec();
         for _ in 0..ROUNDS {
@@ -95,8 +99,8 @@ pub(crate) async fn check(judge: &Judge<'_>, chosen: Vec<Chosen>, before: u64) -
             let mut keys: Vec<_> = open.iter().map(|(_, key)| key.clone()).collect();
             keys.sort_by_cached_key(|key| Value::Array(key.clone()).to_string());
             keys.dedup();
-            let mut rows = judge.rows(&keys).await?;
-            let points = judge.job.points.get(open.iter().map(|(id, _)| *id).collect(), true).await?;
+            let mut rows = rechecker.rows(&keys).await?;
+            let points = rechecker.job.points.get(open.iter().map(|(id, _)| *id).collect(), true).await?;
             let mut still = Vec::with_capacity(points.len());
             for point in points {
                 let Some(row) = rows.remove(&point.id) else { continue };
@@ -108,8 +112,8 @@ pub(crate) async fn check(judge: &Judge<'_>, chosen: Vec<Chosen>, before: u64) -
             }
             open.retain(|(id, _)| !still.iter().any(|(point, ..)| point.id == *id));
             checked.sampled += still.len() as u64;
-            checked.bad.extend(compare(judge, still).await?);
-            (judge.job.watch)(Stage::Embedding(before + checked.sampled));
+            checked.bad.extend(compare(rechecker, still).await?);
+            (rechecker.job.watch)(ComparisonStage::Embedding(before + checked.sampled));
             if open.is_empty() {
                 break;
             }
@@ -124,14 +128,14 @@ fn shows(point: &RawPoint, content: &Content) -> bool {
 }
 
 async fn compare(
-    judge: &Judge<'_>,
+    rechecker: &Rechecker<'_>,
     points: Vec<(RawPoint, Vec<Value>, Content)>,
 ) -> Result<Vec<Mismatch>, VerifyError> {
     let texts: Vec<String> = points.iter().map(|(.., content)| content.text.clone()).collect();
     if texts.is_empty() {
         return Ok(Vec::new());
     }
-    let wanted = judge.job.embedder.embed(texts).await?;
+    let wanted = rechecker.job.embedder.embed(texts).await?;
     if wanted.len() != points.len() {
         let reason = format!("{} texts were given, {} vectors came back", points.len(), wanted.len());
         return Err(EmbedError::Failed(reason).into());
@@ -144,7 +148,7 @@ async fn compare(
             answer => answers.push(answer),
         }
     }
-    let keywords = judge.job.spec.keywords.as_ref();
+    let keywords = rechecker.job.spec.keywords.as_ref();
     let bad = points.into_iter().zip(answers).filter_map(|((point, key, content), wanted)| {
         let fault = match wanted {
             Ok(wanted) => fault(point.vector.as_ref(), &wanted),
@@ -155,7 +159,7 @@ async fn compare(
             expected: Some(json!(format!("the vector of the row's text (cosine at least {SAME_COSINE})"))),
             stored: Some(fault.into()),
         });
-        let wanted = keywords.map(|Keywords(of)| of(&content.text));
+        let wanted = keywords.map(|KeywordFunction(of)| of(&content.text));
         let sparse = sparse_fault(point.keywords.as_ref(), wanted.as_ref()).map(|fault| Difference {
             field: "keywords".to_owned(),
             expected: Some("the sparse vector of the row's text".into()),
@@ -163,7 +167,7 @@ async fn compare(
         });
         let differences: Vec<Difference> = dense.into_iter().chain(sparse).collect();
         (!differences.is_empty()).then(|| Mismatch {
-            sort: Sort::BadVector,
+            kind: MismatchKind::BadVector,
             id: point.id,
             key: Some(key),
             version: version(&point).map(|version| version.to_string()),
@@ -220,7 +224,7 @@ mod tests {
     }
 
     fn sample(size: usize, seed: u64, numbers: impl Iterator<Item = u64>) -> Vec<PointId> {
-        let mut sampler = Sampler::new(Sample::Points(size), seed);
+        let mut sampler = Sampler::new(VectorSample::Points(size), seed);
         numbers.for_each(|number| offer(&mut sampler, number));
         let mut ids: Vec<_> = sampler.take(true).into_iter().map(|(id, _)| id).collect();
         ids.sort();
@@ -239,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_sample_of_all_points_is_checked_in_batches() {
-        let mut sampler = Sampler::new(Sample::All, 0);
+        let mut sampler = Sampler::new(VectorSample::All, 0);
         (0..BATCH as u64).for_each(|number| offer(&mut sampler, number));
         assert!(sampler.is_full());
         assert_eq!(sampler.take(false).len(), BATCH);

@@ -15,7 +15,7 @@ use walvec_pipeline::observe::status::{CollectionStatus, Phase, Status};
 use walvec_sink::{
     BoxFuture, Condition, Filter, Hit, Keywords, Query, Search, SearchRequest, SinkError, SortRequest, SortValue,
 };
-use walvec_transform::{Compared, Field, Layout};
+use walvec_transform::{Compared, Field, PayloadLayout};
 
 use crate::assembly::transform;
 use crate::config::CollectionConfig;
@@ -78,10 +78,7 @@ impl Embedder for BagOfWords {
         text.split_whitespace().count()
     }
 
-    fn embed(
-        &self,
-        texts: Vec<String>,
-    ) -> walvec_embed::BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>> {
+    fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<Vector, EmbedError>>, EmbedError>> {
         Box::pin(async move {
             self.gate.acquire().await.unwrap().forget();
             if self.fails {
@@ -324,7 +321,7 @@ impl Fields for Unseen {
 pub(crate) fn searchable(name: &str, search: Arc<dyn Search>) -> Searchable {
     Searchable {
         name: name.to_owned(),
-        layout: Layout::Flat,
+        layout: PayloadLayout::Flat,
         keywords: None,
         is_chunked: false,
         description: Arc::new(description()),

@@ -16,7 +16,7 @@ use walvec_model::{Fingerprint, InputHash, MadeWith, Payload, PointId, StoredPoi
 use walvec_sink::embedded::Embedded;
 use walvec_sink::qdrant::{Remote, Server};
 use walvec_sink::{CollectionSpec, Filter, Keywords, Query, Search, SearchRequest, Sink};
-use walvec_transform::Layout;
+use walvec_transform::PayloadLayout;
 
 use crate::files::copy_directory;
 use crate::settings::MODEL;
@@ -50,7 +50,7 @@ pub struct Expected {
     /// The model.
     pub model: &'static str,
     /// How the payload is laid out.
-    pub layout: Layout,
+    pub layout: PayloadLayout,
     /// The number of words in a chunk, for texts that consist of words only. `None`: rows are not cut.
     pub words: Option<usize>,
     /// Whether points have sparse vectors, of English words.
@@ -70,7 +70,7 @@ impl Expected {
             text,
             sql: None,
             model: MODEL,
-            layout: Layout::Flat,
+            layout: PayloadLayout::Flat,
             words: None,
             hybrid: false,
         }
@@ -229,10 +229,10 @@ fn open(context: &TestContext, expected: &Expected, copy: &Path) -> Result<Embed
 /// # Errors
 /// If there are none.
 pub fn open_stored(context: &TestContext, name: &str) -> Result<Embedded> {
-    Ok(Embedded::open(&context.data_directory(), stored_spec(context, name, Layout::Flat)?)?)
+    Ok(Embedded::open(&context.data_directory(), stored_spec(context, name, PayloadLayout::Flat)?)?)
 }
 
-fn stored_spec(context: &TestContext, name: &str, layout: Layout) -> Result<CollectionSpec> {
+fn stored_spec(context: &TestContext, name: &str, layout: PayloadLayout) -> Result<CollectionSpec> {
     let collections = context.data_directory().join("collections");
     let names = fs::read(collections.join("aliases.json")).context("no collection was ever made")?;
     let names: BTreeMap<String, String> = serde_json::from_slice(&names)?;

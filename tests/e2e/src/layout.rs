@@ -3,16 +3,16 @@
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use walvec_model::{Payload, PointId};
-use walvec_transform::Layout;
+use walvec_transform::PayloadLayout;
 
 /// Returns the expected payload of a row. LlamaIndex's node is JSON here, and holds what its reader shows, as in
 /// [`seen`].
-pub(crate) fn laid_out(layout: Layout, id: PointId, text: &str, fields: Payload) -> Payload {
+pub(crate) fn laid_out(layout: PayloadLayout, id: PointId, text: &str, fields: Payload) -> Payload {
     let payload = match layout {
-        Layout::Flat => return fields,
-        Layout::LangChain => json!({ "page_content": text, "metadata": fields }),
-        Layout::FastEmbed => json!({ "document": text, "metadata": fields }),
-        Layout::LlamaIndex => {
+        PayloadLayout::Flat => return fields,
+        PayloadLayout::LangChain => json!({ "page_content": text, "metadata": fields }),
+        PayloadLayout::FastEmbed => json!({ "document": text, "metadata": fields }),
+        PayloadLayout::LlamaIndex => {
             let id = id.to_string();
             let node = json!({ "id_": id, "text": text, "metadata": fields, "source": id });
             let mut payload = json!(fields);
@@ -31,8 +31,8 @@ pub(crate) fn laid_out(layout: Layout, id: PointId, text: &str, fields: Payload)
 }
 
 /// Returns a stored payload in the form that [`laid_out`] returns, so that the two can be compared.
-pub(crate) fn seen(layout: Layout, mut payload: Payload) -> Result<Payload> {
-    if layout == Layout::LlamaIndex {
+pub(crate) fn seen(layout: PayloadLayout, mut payload: Payload) -> Result<Payload> {
+    if layout == PayloadLayout::LlamaIndex {
         let node = payload.get("_node_content").and_then(Value::as_str).context("there is no node")?;
         let node: Value = serde_json::from_str(node)?;
         let shown = json!({
@@ -45,25 +45,25 @@ pub(crate) fn seen(layout: Layout, mut payload: Payload) -> Result<Payload> {
 }
 
 /// The name of the vectors that [`MODEL`](crate::settings::MODEL) makes.
-pub(crate) fn vector_name(layout: Layout) -> Option<String> {
+pub(crate) fn vector_name(layout: PayloadLayout) -> Option<String> {
     match layout {
-        Layout::Flat | Layout::LangChain => None,
-        Layout::LlamaIndex => Some("text-dense".to_owned()),
-        Layout::FastEmbed => Some("fast-64".to_owned()),
+        PayloadLayout::Flat | PayloadLayout::LangChain => None,
+        PayloadLayout::LlamaIndex => Some("text-dense".to_owned()),
+        PayloadLayout::FastEmbed => Some("fast-64".to_owned()),
     }
 }
 
 /// The name of the sparse vectors, where there are any.
-pub(crate) fn keywords_name(layout: Layout) -> String {
+pub(crate) fn keywords_name(layout: PayloadLayout) -> String {
     let name = match layout {
-        Layout::Flat | Layout::FastEmbed => "bm25",
-        Layout::LangChain => "langchain-sparse",
-        Layout::LlamaIndex => "text-sparse-new",
+        PayloadLayout::Flat | PayloadLayout::FastEmbed => "bm25",
+        PayloadLayout::LangChain => "langchain-sparse",
+        PayloadLayout::LlamaIndex => "text-sparse-new",
     };
     name.to_owned()
 }
 
 /// Returns the name of the object that holds the fields; `None` if they are at the top level.
-pub(crate) fn nesting(layout: Layout) -> Option<String> {
-    matches!(layout, Layout::LangChain | Layout::FastEmbed).then(|| "metadata".to_owned())
+pub(crate) fn nesting(layout: PayloadLayout) -> Option<String> {
+    matches!(layout, PayloadLayout::LangChain | PayloadLayout::FastEmbed).then(|| "metadata".to_owned())
 }

@@ -49,7 +49,7 @@ pub use program::Walvec;
 pub use servers::Server;
 pub use settings::{Collection, Settings};
 pub use suite::Test;
-pub use walvec_transform::Layout;
+pub use walvec_transform::PayloadLayout;
 
 /// Returns how often a test repeats a random trial: `full` times for `make prove`, a tenth of that otherwise, and at least
 /// once.

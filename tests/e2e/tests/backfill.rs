@@ -42,7 +42,7 @@ async fn the_rows_that_were_asked_for_are_read_again_and_no_others(context: Test
     walvec.caught_up(&context).await?;
     // Another program deletes points without walvec's knowledge.
     let intruder = intruder(&server)?;
-    intruder.write((1..=50).map(|id| Write::Delete(PointId::Num(id))).collect()).await?;
+    intruder.write(&(1..=50).map(|id| Write::Delete(PointId::Num(id))).collect::<Vec<_>>()).await?;
     let output = context.walvec(&["backfill", "--table", "public.items", "--where", "id <= 30 -- some"]).await?;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(String::from_utf8(output.stdout)?, "30 rows of public.items were read again.\n");

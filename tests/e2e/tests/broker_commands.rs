@@ -31,8 +31,8 @@ fn answer(output: &Output) -> Result<Value> {
 
 /// Removes points without the workers' knowledge.
 async fn lose(server: &TestServer, ids: &[u64]) -> Result<()> {
-    let deletions = ids.iter().map(|id| Write::Delete(PointId::Num(*id))).collect();
-    Ok(image::on_server("items", MODEL, &server.url())?.write(deletions).await?)
+    let deletions: Vec<Write> = ids.iter().map(|id| Write::Delete(PointId::Num(*id))).collect();
+    Ok(image::on_server("items", MODEL, &server.url())?.write(&deletions).await?)
 }
 
 fn told(output: &Output) -> String {

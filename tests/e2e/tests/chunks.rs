@@ -364,7 +364,7 @@ async fn verify_finds_lost_and_left_over_chunks_and_has_them_mended(context: Tes
         found.map(|point| point.id).expect("the chunk is stored")
     };
     let lost = [of_row(50, 0), of_row(60, 3), of_row(60, 4)];
-    collection.write(lost.iter().copied().map(Write::Delete).collect()).await?;
+    collection.write(&lost.iter().copied().map(Write::Delete).collect::<Vec<_>>()).await?;
     // A copy of a chunk under a strange id.
     let left_over = collection.get(vec![of_row(40, 4)], true).await?.remove(0);
     let stranger = walvec_model::Point {
@@ -374,7 +374,7 @@ async fn verify_finds_lost_and_left_over_chunks_and_has_them_mended(context: Tes
         payload: Payload::new(),
         provenance: page.points.iter().find(|point| point.id == left_over.id).unwrap().provenance.clone().unwrap(),
     };
-    collection.write(vec![Write::Upsert(stranger)]).await?;
+    collection.write(&[Write::Upsert(stranger)]).await?;
     let output = context.walvec(&["verify", "--json"]).await?;
     let report: Value = serde_json::from_slice(&output.stdout)?;
     assert_eq!((report["missing"].as_u64(), report["extra"].as_u64()), (Some(3), Some(1)), "{report:#}");

@@ -8,7 +8,7 @@ use walvec_sink::qdrant::{Remote, Server};
 use walvec_sink::{Search, Sink, Write};
 use walvec_test_kafka::can_test;
 use walvec_test_qdrant::TestServer;
-use walvec_transform::Layout;
+use walvec_transform::PayloadLayout;
 
 use crate::broker::{captured, indexed_though_one_is_killed};
 
@@ -91,7 +91,7 @@ async fn words_follow_every_change(context: TestContext) -> Result<()> {
 async fn words_follow_every_change_on_a_server_in_every_layout(context: TestContext) -> Result<()> {
     let server = TestServer::start()?;
     create(&context, 50).await?;
-    let layouts = [Layout::Flat, Layout::LangChain, Layout::LlamaIndex, Layout::FastEmbed];
+    let layouts = [PayloadLayout::Flat, PayloadLayout::LangChain, PayloadLayout::LlamaIndex, PayloadLayout::FastEmbed];
     let names = ["flat", "langchain", "llamaindex", "fastembed"];
     let laid_out = names.map(|name| {
         let collection = Collection::new(name, "public.items", "{{ name }}").with("hybrid", json!("english"));
@@ -186,7 +186,7 @@ async fn verify_finds_sparse_vectors_of_other_words_and_has_them_mended(context:
             provenance: stored.provenance.unwrap(),
         })
     });
-    intruder.write(changed.collect()).await?;
+    intruder.write(&changed.collect::<Vec<_>>()).await?;
     let output = context.walvec(&["verify", "--sample", "all", "--json"]).await?;
     let report: Value = serde_json::from_slice(&output.stdout)?;
     assert_eq!(output.status.code(), Some(1), "{report:#}");

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use walvec_e2e::{Collection, Expected, Layout, Settings, Test, TestContext, Walvec, image, test};
+use walvec_e2e::{Collection, Expected, PayloadLayout, Settings, Test, TestContext, Walvec, image, test};
 use walvec_test_qdrant::TestServer;
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -16,7 +16,8 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
 }
 
-const LAYOUTS: [Layout; 4] = [Layout::Flat, Layout::LangChain, Layout::LlamaIndex, Layout::FastEmbed];
+const LAYOUTS: [PayloadLayout; 4] =
+    [PayloadLayout::Flat, PayloadLayout::LangChain, PayloadLayout::LlamaIndex, PayloadLayout::FastEmbed];
 
 /// A table whose columns have the names of parts of the layouts, and whose `body` is too large to be sent while it is
 /// unchanged.
@@ -28,16 +29,16 @@ const TABLE: &str = "
         FROM generate_series(1, 100) g";
 
 /// Returns the name of a layout in the configuration, which is also the name of its collection.
-const fn name(layout: Layout) -> &'static str {
+const fn name(layout: PayloadLayout) -> &'static str {
     match layout {
-        Layout::Flat => "flat",
-        Layout::LangChain => "langchain",
-        Layout::LlamaIndex => "llamaindex",
-        Layout::FastEmbed => "fastembed",
+        PayloadLayout::Flat => "flat",
+        PayloadLayout::LangChain => "langchain",
+        PayloadLayout::LlamaIndex => "llamaindex",
+        PayloadLayout::FastEmbed => "fastembed",
     }
 }
 
-fn collection(name: &str, layout: Layout) -> Collection {
+fn collection(name: &str, layout: PayloadLayout) -> Collection {
     Collection::new(name, "public.items", "{{ name }}")
         .with("layout", json!(self::name(layout)))
         .with("index", json!({ "year": "integer" }))
@@ -47,7 +48,7 @@ fn every_layout() -> Settings {
     Settings::new(LAYOUTS.map(|layout| collection(name(layout), layout)))
 }
 
-fn image_of(collection: &'static str, layout: Layout) -> Expected {
+fn image_of(collection: &'static str, layout: PayloadLayout) -> Expected {
     let text = |row: &walvec_model::Payload| row["name"].as_str().unwrap_or_default().to_owned();
     Expected { collection, layout, ..Expected::of("items", text) }
 }
@@ -135,7 +136,7 @@ async fn every_layout_is_the_tables_exact_image_on_a_server(context: TestContext
 }
 
 /// Fills the collection `items` in the layout `before`, and configures `after`.
-async fn changed(context: &TestContext, before: Layout, after: Layout) -> Result<Settings> {
+async fn changed(context: &TestContext, before: PayloadLayout, after: PayloadLayout) -> Result<Settings> {
     context.execute(TABLE).await?;
     let mut walvec = context.start(&Settings::new([collection("items", before)])).await?;
     walvec.caught_up(context).await?;
@@ -146,7 +147,7 @@ async fn changed(context: &TestContext, before: Layout, after: Layout) -> Result
 }
 
 async fn another_layout_is_written_without_embedding_again(context: TestContext) -> Result<()> {
-    let settings = changed(&context, Layout::Flat, Layout::LangChain).await?;
+    let settings = changed(&context, PayloadLayout::Flat, PayloadLayout::LangChain).await?;
     context.execute("UPDATE items SET year = 1 WHERE id = 1; DELETE FROM items WHERE id = 2").await?;
     let mut walvec = context.start(&settings).await?;
     let status = walvec.caught_up(&context).await?;
@@ -154,8 +155,8 @@ async fn another_layout_is_written_without_embedding_again(context: TestContext)
     context.execute("UPDATE items SET year = 3 WHERE id = 3").await?;
     walvec.caught_up(&context).await?;
     walvec.stop().await?;
-    assert_eq!(image::compare(&context, &image_of("items", Layout::LangChain)).await?, 99);
-    let as_before = image::compare(&context, &image_of("items", Layout::Flat)).await.unwrap_err().to_string();
+    assert_eq!(image::compare(&context, &image_of("items", PayloadLayout::LangChain)).await?, 99);
+    let as_before = image::compare(&context, &image_of("items", PayloadLayout::Flat)).await.unwrap_err().to_string();
     assert!(as_before.contains("99 stale"), "{as_before}");
     Ok(())
 }
@@ -163,33 +164,33 @@ async fn another_layout_is_written_without_embedding_again(context: TestContext)
 async fn a_layout_that_names_the_vector_otherwise_is_refused_and_the_old_vectors_stay(
     context: TestContext,
 ) -> Result<()> {
-    changed(&context, Layout::Flat, Layout::FastEmbed).await?;
+    changed(&context, PayloadLayout::Flat, PayloadLayout::FastEmbed).await?;
     let output = context.walvec(&["run"]).await?;
     let message = String::from_utf8(output.stderr)?;
     assert_eq!(output.status.code(), Some(3), "{message}");
     assert!(message.contains("E_FINGERPRINT") && message.contains("fast-64"), "{message}");
-    assert_eq!(image::compare(&context, &image_of("items", Layout::Flat)).await?, 100);
+    assert_eq!(image::compare(&context, &image_of("items", PayloadLayout::Flat)).await?, 100);
     Ok(())
 }
 
 async fn a_reindex_changes_to_a_layout_that_names_the_vector_otherwise(context: TestContext) -> Result<()> {
     context.execute(TABLE).await?;
-    let mut walvec = context.start(&Settings::new([collection("items", Layout::Flat)])).await?;
+    let mut walvec = context.start(&Settings::new([collection("items", PayloadLayout::Flat)])).await?;
     walvec.caught_up(&context).await?;
-    context.configure(&Settings::new([collection("items", Layout::FastEmbed)]))?;
+    context.configure(&Settings::new([collection("items", PayloadLayout::FastEmbed)]))?;
     let output = context.walvec(&["reindex"]).await?;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     context.execute("UPDATE items SET year = 3 WHERE id = 3").await?;
     walvec.caught_up(&context).await?;
     verified(&context).await?;
     walvec.stop().await?;
-    assert_eq!(image::compare(&context, &image_of("items", Layout::FastEmbed)).await?, 100);
+    assert_eq!(image::compare(&context, &image_of("items", PayloadLayout::FastEmbed)).await?, 100);
     Ok(())
 }
 
 async fn a_column_whose_name_the_layout_needs_is_named(context: TestContext) -> Result<()> {
     context.execute("CREATE TABLE items (id int PRIMARY KEY, name text, doc_id text)").await?;
-    let items = collection("items", Layout::LlamaIndex).with("index", json!({}));
+    let items = collection("items", PayloadLayout::LlamaIndex).with("index", json!({}));
     context.configure(&Settings::new([items.clone()]))?;
     let output = context.walvec(&["run"]).await?;
     let message = String::from_utf8(output.stderr)?;

@@ -45,7 +45,7 @@ async fn with_a_missing_row(context: &TestContext, server: &TestServer) -> Resul
     context.execute(TABLE).await?;
     let mut walvec = context.start(&settings(server)).await?;
     walvec.caught_up(context).await?;
-    image::on_server("items", MODEL, &server.url())?.write(vec![Write::Delete(PointId::Num(7))]).await?;
+    image::on_server("items", MODEL, &server.url())?.write(&[Write::Delete(PointId::Num(7))]).await?;
     Ok(walvec)
 }
 

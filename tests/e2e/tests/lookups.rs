@@ -400,12 +400,12 @@ async fn verify_sees_looked_up_rows_and_has_wrong_documents_mended(context: Test
     let mut walvec = filled(&context, &books_on(&server)).await?;
     // `verify` finds a missing point by its row, and a point with another text by its hash.
     let collection = image::on_server("books", walvec_e2e::settings::MODEL, &server.url())?;
-    collection.write(vec![Write::Delete(PointId::Num(7))]).await?;
+    collection.write(&[Write::Delete(PointId::Num(7))]).await?;
     let stored = image::points(&collection).await?;
     let stale = stored.into_iter().find(|point| point.id == PointId::Num(8)).context("no point 8")?;
     let mut provenance = stale.provenance.context("not written by walvec")?;
     provenance.input_hash = walvec_model::InputHash::of("book 8 by somebody else. about 8 ");
-    collection.write(vec![Write::Payload { id: stale.id, payload: stale.payload, provenance }]).await?;
+    collection.write(&[Write::Payload { id: stale.id, payload: stale.payload, provenance }]).await?;
     let output = context.walvec(&["verify", "--json"]).await?;
     let report: Value = serde_json::from_slice(&output.stdout)?;
     assert_eq!((&report["missing"], &report["stale"]), (&json!(1), &json!(1)), "{report:#}");

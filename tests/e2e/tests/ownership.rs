@@ -256,7 +256,7 @@ async fn a_collection_that_is_put_back_while_a_row_changes_all_the_time_is_fille
     walvec.stop().await?;
     let mut walvec = context.start(&on(&server)).await?;
     walvec.caught_up(&context).await?;
-    remote.write(before).await?;
+    remote.write(&before).await?;
     let changes = async || -> Result<()> {
         loop {
             context.execute("UPDATE items SET name = 'number ' || random() WHERE id = '2'").await?;
@@ -349,7 +349,7 @@ async fn a_write_that_disappears_from_a_server_is_made_up_for(context: TestConte
     let hits = walvec.search("the last", 1).await?;
     let id = serde_json::from_value(hits[0]["id"].clone())?;
     let remote = image::on_server("items", "hash/64", &server.url())?;
-    remote.write(vec![Write::Delete(id)]).await?;
+    remote.write(&[Write::Delete(id)]).await?;
     walvec.wait_for("it is noticed", |status| gap(status) == Some("E_SINK_BEHIND")).await?;
     walvec.caught_up(&context).await?;
     walvec.stop().await?;

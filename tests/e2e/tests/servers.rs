@@ -308,8 +308,8 @@ async fn a_point_that_goes_before_its_payload_is_changed_is_written_whole(contex
         Ok((server.calls().of(Call::Get) > looked_up).then_some(()))
     })
     .await?;
-    let deletions = (11..=15).map(|id| Write::Delete(PointId::Num(id))).collect();
-    image::on_server("items", model, &server.url())?.write(deletions).await?;
+    let deletions: Vec<Write> = (11..=15).map(|id| Write::Delete(PointId::Num(id))).collect();
+    image::on_server("items", model, &server.url())?.write(&deletions).await?;
     let status = walvec.caught_up(&context).await?;
     assert_eq!(status.collections[0].dead_letters, 0, "{:?}", status.collections[0].latest_dead_letters);
     assert_eq!(same(&context, walvec, &server).await?, 100);

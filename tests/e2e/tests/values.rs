@@ -137,7 +137,7 @@ async fn rows_with_keys_of_types_that_extensions_bring_are_read_again_and_compar
     // Rows that differ are read again and repaired by their keys.
     let collection = image::on_server("items", MODEL, &server.url())?;
     let lost = collection.page(None, 1, false).await?.points.pop().context("no point")?;
-    collection.write(vec![Write::Delete(lost.id)]).await?;
+    collection.write(&[Write::Delete(lost.id)]).await?;
     verified(&context, &["--repair"]).await?;
     assert_eq!(collection.count().await?, 5);
     walvec.stop().await

@@ -270,7 +270,7 @@ async fn corrupt(collection: &(impl Sink + Search)) -> Result<Vec<Point>> {
     let orphan = Point { id: PointId::Num(9001), ..points[7].clone() };
     points.push(orphan);
     let deleted = [10, 11].map(|id| Write::Delete(PointId::Num(id)));
-    collection.write(points.iter().cloned().map(Write::Upsert).chain(deleted).collect()).await?;
+    collection.write(&points.iter().cloned().map(Write::Upsert).chain(deleted).collect::<Vec<_>>()).await?;
     Ok(points)
 }
 
@@ -362,7 +362,7 @@ async fn a_collection_that_lost_nearly_every_point_is_filled_again_by_a_repair(c
     let StoredPoint { id, payload, provenance } = StoredPoint::from_raw(kept.id, kept.payload);
     let (vector, provenance) = (kept.vector.context("a vector")?, provenance.context("walvec's own")?);
     collection.delete_table(&TableName::new("public", "items")).await?;
-    collection.write(vec![Write::Upsert(Point { id, vector, keywords: None, payload, provenance })]).await?;
+    collection.write(&[Write::Upsert(Point { id, vector, keywords: None, payload, provenance })]).await?;
     let (report, code) = verify(&context, &[]).await?;
     assert_eq!((mismatches(&report), code), ([10_500, 0, 0, 0, 0], 1), "{report:#}");
     let (report, code) = verify(&context, &["--repair"]).await?;
@@ -376,7 +376,7 @@ async fn a_row_that_a_repair_can_only_park_is_not_called_mended(context: TestCon
     let embedding = json!({ "model": "openai/m", "url": provider.openai_url(), "api_key": "k" });
     context.execute("CREATE TABLE items (id int PRIMARY KEY, name text); INSERT INTO items VALUES (1, 'harmless'), (2, 'poison'), (3, 'last')").await?;
     let mut walvec = followed(&context, &items_on(&server).with("embedding", embedding)).await?;
-    intruder(&server)?.write([1, 2].map(|id| Write::Delete(PointId::Num(id))).to_vec()).await?;
+    intruder(&server)?.write(&[1, 2].map(|id| Write::Delete(PointId::Num(id)))).await?;
     provider.refuse("poison");
     let (report, code) = verify(&context, &["--repair"]).await?;
     assert_eq!(

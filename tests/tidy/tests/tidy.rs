@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use walvec_tidy::files::{self, SourceFile};
-use walvec_tidy::modules;
+use walvec_tidy::{modules, types};
 
 /// The longest file.
 const LINES: usize = 450;
@@ -17,17 +17,6 @@ const COMMENT: usize = 150;
 
 /// Files that are longer, and their lines. One that shrinks below the limit goes from this list; none may grow.
 const LONGER: &[(&str, usize)] = &[
-    ("crates/capture/src/assemble.rs", 456),
-    ("crates/capture/src/source.rs", 582),
-    ("crates/pipeline/src/follow.rs", 575),
-    ("crates/pipeline/src/store.rs", 656),
-    ("crates/pipeline/src/supervisor.rs", 697),
-    ("crates/pipeline/src/telemetry.rs", 572),
-    ("crates/pipeline/src/writer/mod.rs", 714),
-    ("crates/pipeline/src/writer/rows.rs", 477),
-    ("crates/sink/src/qdrant/mod.rs", 488),
-    ("crates/transform/src/transform.rs", 484),
-    ("crates/transform/src/transform/tests.rs", 476),
     ("tests/e2e/tests/altered.rs", 837),
     ("tests/e2e/tests/aside.rs", 538),
     ("tests/e2e/tests/lookups.rs", 506),
@@ -35,8 +24,74 @@ const LONGER: &[(&str, usize)] = &[
     ("tests/e2e/tests/types.rs", 732),
 ];
 
-/// Crates whose modules use each other in circles, and how many modules the largest circle has. It may only shrink.
-const CIRCLES: &[(&str, usize)] = &[("pipeline", 30)];
+/// Names of types that more than one thing has, with the reason. One that names a single thing goes from this list.
+const SHARED: &[(&str, &str)] = &[
+    ("Accepted", "not yet renamed"),
+    ("Access", "not yet renamed"),
+    ("Answer", "not yet renamed"),
+    ("Answered", "not yet renamed"),
+    ("Asked", "not yet renamed"),
+    ("Body", "not yet renamed"),
+    ("Checked", "not yet renamed"),
+    ("Columns", "not yet renamed"),
+    ("Command", "not yet renamed"),
+    ("DataDir", "not yet renamed"),
+    ("Document", "not yet renamed"),
+    ("Embedded", "not yet renamed"),
+    ("Ended", "not yet renamed"),
+    ("Entries", "not yet renamed"),
+    ("Failure", "not yet renamed"),
+    ("Field", "not yet renamed"),
+    ("Found", "not yet renamed"),
+    ("Given", "not yet renamed"),
+    ("Guard", "not yet renamed"),
+    ("Held", "not yet renamed"),
+    ("Known", "not yet renamed"),
+    ("Moment", "not yet renamed"),
+    ("OnGap", "not yet renamed"),
+    ("OnLong", "not yet renamed"),
+    ("Order", "not yet renamed"),
+    ("Origin", "not yet renamed"),
+    ("Outcome", "not yet renamed"),
+    ("Page", "not yet renamed"),
+    ("PageQuery", "not yet renamed"),
+    ("Parts", "not yet renamed"),
+    ("Place", "not yet renamed"),
+    ("Position", "not yet renamed"),
+    ("Problem", "not yet renamed"),
+    ("Progress", "not yet renamed"),
+    ("ReadAgain", "not yet renamed"),
+    ("Reading", "not yet renamed"),
+    ("Reads", "not yet renamed"),
+    ("Record", "not yet renamed"),
+    ("Relation", "not yet renamed"),
+    ("Report", "not yet renamed"),
+    ("Resync", "not yet renamed"),
+    ("Row", "not yet renamed"),
+    ("Run", "not yet renamed"),
+    ("Running", "not yet renamed"),
+    ("Service", "not yet renamed"),
+    ("Session", "not yet renamed"),
+    ("Shared", "not yet renamed"),
+    ("Slot", "not yet renamed"),
+    ("Stage", "not yet renamed"),
+    ("State", "not yet renamed"),
+    ("Step", "not yet renamed"),
+    ("Stored", "not yet renamed"),
+    ("Subject", "not yet renamed"),
+    ("TableFacts", "not yet renamed"),
+    ("Tables", "not yet renamed"),
+    ("Taken", "not yet renamed"),
+    ("Target", "not yet renamed"),
+    ("Text", "not yet renamed"),
+    ("Told", "not yet renamed"),
+    ("Touched", "not yet renamed"),
+    ("Version", "not yet renamed"),
+    ("Wanted", "not yet renamed"),
+    ("Watch", "not yet renamed"),
+    ("Which", "not yet renamed"),
+    ("Work", "not yet renamed"),
+];
 
 /// How a doc comment must not begin: it is read alone, where the pointer hovers over a name.
 const DEPENDENT: [&str; 4] = ["The same", "As above", "See ", "Like "];
@@ -63,20 +118,24 @@ fn no_file_is_too_long_to_be_read_at_once() {
 
 #[test]
 fn modules_use_each_other_in_one_direction() {
-    let known: BTreeMap<&str, usize> = CIRCLES.iter().copied().collect();
     let mut wrong = Vec::new();
     for entry in fs::read_dir(files::root().join("crates")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         let directory = format!("crates/{name}/src");
         let uses = modules::uses(&files::below(&directory).unwrap(), Path::new(&directory));
-        let circles = modules::circles(&uses);
-        let largest = circles.first().map_or(0, BTreeSet::len);
-        let most = known.get(name.as_str()).copied().unwrap_or_default();
-        if largest != most {
-            wrong.push(format!("{name}: the largest circle has {largest} modules, the list says {most}: {circles:?}"));
-        }
+        wrong.extend(modules::circles(&uses).into_iter().map(|circle| format!("{name}: {circle:?}")));
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_name_of_a_type_means_one_thing() {
+    let excepted: BTreeSet<&str> = SHARED.iter().map(|(name, _)| *name).collect();
+    let shared = types::shared_names(&files::below("crates").unwrap());
+    let wrong: BTreeMap<_, _> = shared.iter().filter(|(name, _)| !excepted.contains(name.as_str())).collect();
+    assert!(wrong.is_empty(), "names that several types share: {wrong:#?}");
+    let single: Vec<_> = excepted.iter().filter(|name| !shared.contains_key(**name)).collect();
+    assert!(single.is_empty(), "take these from the list, each names one type by now: {single:#?}");
 }
 
 #[test]

@@ -6,12 +6,12 @@
 
 pub mod connection {
     use crate::error::BrokerError;
-    pub use crate::kafka::settings::{Connection, Sasl, Tls};
+    pub use crate::kafka::settings::{BrokerConnection, Sasl, Tls};
 
     #[derive(Clone, Debug, Default)]
-    pub struct Trouble;
+    pub struct LastClientError;
 
-    impl Trouble {
+    impl LastClientError {
         pub const fn current(&self) -> Option<BrokerError> {
             None
         }
@@ -24,9 +24,9 @@ pub mod consumer {
 
     use tokio::sync::watch;
 
-    use super::connection::{Connection, Trouble};
+    use super::connection::{BrokerConnection, LastClientError};
     use crate::error::BrokerError;
-    pub use crate::kafka::settings::{Membership, Offsets, Polled, Protocol, Reading};
+    pub use crate::kafka::settings::{ConsumerState, GroupSharing, Membership, Offsets, Polled};
     use crate::record::Partition;
 
     pub struct Consumer(Infallible);
@@ -34,7 +34,7 @@ pub mod consumer {
     pub struct Member(Infallible);
 
     impl Consumer {
-        pub const fn join(_connection: &Connection, _membership: &Membership) -> Result<Self, BrokerError> {
+        pub const fn join(_connection: &BrokerConnection, _membership: &Membership) -> Result<Self, BrokerError> {
             Err(BrokerError::NotBuilt)
         }
 
@@ -50,7 +50,7 @@ pub mod consumer {
             match self.0 {}
         }
 
-        pub const fn reading(&self) -> watch::Receiver<Reading> {
+        pub const fn reading(&self) -> watch::Receiver<ConsumerState> {
             match self.0 {}
         }
 
@@ -88,31 +88,31 @@ pub mod consumer {
             match self.0 {}
         }
 
-        pub const fn trouble(&self) -> &Trouble {
+        pub const fn trouble(&self) -> &LastClientError {
             match self.0 {}
         }
     }
 }
 
 pub mod lookup {
-    use super::connection::Connection;
+    use super::connection::BrokerConnection;
     use crate::error::BrokerError;
     use crate::record::{Partition, Record};
 
-    pub async fn record(_: &Connection, _: Partition, _offset: i64) -> Result<Option<Record>, BrokerError> {
+    pub async fn record(_: &BrokerConnection, _: Partition, _offset: i64) -> Result<Option<Record>, BrokerError> {
         Err(BrokerError::NotBuilt)
     }
 
-    pub async fn next(_: &Connection, _: Partition, _offset: i64) -> Result<Option<Record>, BrokerError> {
+    pub async fn next(_: &BrokerConnection, _: Partition, _offset: i64) -> Result<Option<Record>, BrokerError> {
         Err(BrokerError::NotBuilt)
     }
 
-    pub async fn rewind(_: &Connection, _group: &str, _topics: &[(String, i32)]) -> Result<(), BrokerError> {
+    pub async fn rewind(_: &BrokerConnection, _group: &str, _topics: &[(String, i32)]) -> Result<(), BrokerError> {
         Err(BrokerError::NotBuilt)
     }
 
     pub async fn committed(
-        _: &Connection,
+        _: &BrokerConnection,
         _group: &str,
         _topics: &[(String, i32)],
     ) -> Result<Vec<(Partition, i64, i64)>, BrokerError> {
@@ -128,7 +128,7 @@ pub mod producer {
 
     use tokio::sync::watch;
 
-    use super::connection::{Connection, Trouble};
+    use super::connection::{BrokerConnection, LastClientError};
     use crate::error::BrokerError;
     pub use crate::kafka::settings::{LARGEST_RECORD, Sending};
     use crate::record::{Outgoing, Record};
@@ -149,7 +149,7 @@ pub mod producer {
     pub struct Producer(Infallible);
 
     impl Producer {
-        pub fn new(_connection: &Connection, _sending: Sending) -> Result<Self, BrokerError> {
+        pub fn new(_connection: &BrokerConnection, _sending: Sending) -> Result<Self, BrokerError> {
             Err(BrokerError::NotBuilt)
         }
 
@@ -196,7 +196,7 @@ pub mod producer {
             match self.0 {}
         }
 
-        pub const fn trouble(&self) -> &Trouble {
+        pub const fn trouble(&self) -> &LastClientError {
             match self.0 {}
         }
 
@@ -207,20 +207,20 @@ pub mod producer {
 }
 
 pub mod statistics {
-    pub use crate::kafka::settings::{Progress, Reading};
+    pub use crate::kafka::settings::{ConsumerState, PartitionProgress};
 }
 
 pub mod table {
     use std::convert::Infallible;
 
-    use super::connection::Connection;
+    use super::connection::BrokerConnection;
     use crate::error::BrokerError;
     use crate::record::Record;
 
-    pub struct Table(Infallible);
+    pub struct CompactedTopic(Infallible);
 
-    impl Table {
-        pub const fn open(_connection: &Connection, _topic: &str, _partitions: i32) -> Result<Self, BrokerError> {
+    impl CompactedTopic {
+        pub const fn open(_connection: &BrokerConnection, _topic: &str, _partitions: i32) -> Result<Self, BrokerError> {
             Err(BrokerError::NotBuilt)
         }
 
@@ -234,14 +234,14 @@ pub mod topics {
     use std::collections::BTreeMap;
     use std::convert::Infallible;
 
-    use super::connection::Connection;
+    use super::connection::BrokerConnection;
     use crate::error::BrokerError;
     pub use crate::kafka::settings::TopicSpec;
 
     pub struct Topics(Infallible);
 
     impl Topics {
-        pub const fn new(_connection: &Connection) -> Result<Self, BrokerError> {
+        pub const fn new(_connection: &BrokerConnection) -> Result<Self, BrokerError> {
             Err(BrokerError::NotBuilt)
         }
 

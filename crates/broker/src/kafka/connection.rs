@@ -8,11 +8,11 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use secrecy::ExposeSecret as _;
 
-pub use super::settings::{Connection, Sasl, Tls};
+pub use super::settings::{BrokerConnection, Sasl, Tls};
 use crate::classify::{classify, is_login};
 use crate::error::BrokerError;
 
-impl Connection {
+impl BrokerConnection {
     /// Returns the settings that all clients have in common.
     pub(crate) fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
@@ -51,13 +51,13 @@ impl Connection {
 /// The last error that the client library reported outside of a request: it cannot reach the broker, or the broker
 /// refuses the login.
 #[derive(Clone, Debug, Default)]
-pub struct Trouble {
+pub struct LastClientError {
     bootstrap: String,
     heard: Arc<Mutex<Option<BrokerError>>>,
 }
 
-impl Trouble {
-    pub(crate) fn new(connection: &Connection) -> Self {
+impl LastClientError {
+    pub(crate) fn new(connection: &BrokerConnection) -> Self {
         Self { bootstrap: connection.bootstrap.clone(), heard: Arc::default() }
     }
 
@@ -93,7 +93,7 @@ impl Trouble {
 
 /// The callbacks of a client that needs no others: they record errors.
 #[derive(Clone)]
-pub(crate) struct Listener(pub(crate) Trouble);
+pub(crate) struct Listener(pub(crate) LastClientError);
 
 impl ClientContext for Listener {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
@@ -105,7 +105,7 @@ impl ClientContext for Listener {
     }
 }
 
-impl Trouble {
+impl LastClientError {
     /// Records an error that the client library reports outside of a request.
     pub(crate) fn error(&self, error: &KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "broker");

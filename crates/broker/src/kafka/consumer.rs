@@ -15,12 +15,12 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Connection, Trouble};
-use super::ownership::Ownership;
-use super::poll::{self, Client, Context};
+use super::connection::{BrokerConnection, LastClientError};
+use super::ownership::PartitionOwnership;
+use super::poll::{self, ConsumerClient, MemberContext};
 use super::recency::{Mark, Recency, deletes_gone};
-pub use super::settings::{Membership, Offsets, Polled, Protocol};
-use super::statistics::Reading;
+pub use super::settings::{GroupSharing, Membership, Offsets, Polled};
+use super::statistics::ConsumerState;
 use super::topics::{ANSWER, blocking};
 use crate::classify::is_fenced;
 use crate::error::BrokerError;
@@ -33,7 +33,7 @@ const WAITING_CHUNKS: usize = 2;
 pub struct Consumer {
     polled: mpsc::Receiver<Polled>,
     member: Arc<Member>,
-    reading: watch::Receiver<Reading>,
+    reading: watch::Receiver<ConsumerState>,
     stop: CancellationToken,
     thread: std::thread::JoinHandle<()>,
 }
@@ -41,10 +41,10 @@ pub struct Consumer {
 /// The half of a group's member that commits, pauses and asks the broker.
 pub struct Member {
     about: String,
-    client: Arc<Client>,
-    ownership: Arc<Ownership>,
+    client: Arc<ConsumerClient>,
+    ownership: Arc<PartitionOwnership>,
     recency: Arc<Recency>,
-    trouble: Trouble,
+    trouble: LastClientError,
 }
 
 impl Consumer {
@@ -52,13 +52,13 @@ impl Consumer {
     ///
     /// # Errors
     /// Returns [`BrokerError::Settings`] if the library does not accept the settings.
-    pub fn join(connection: &Connection, membership: &Membership) -> Result<Self, BrokerError> {
-        let trouble = Trouble::new(connection);
-        let ownership = Arc::new(Ownership::default());
+    pub fn join(connection: &BrokerConnection, membership: &Membership) -> Result<Self, BrokerError> {
+        let trouble = LastClientError::new(connection);
+        let ownership = Arc::new(PartitionOwnership::default());
         let recency = Arc::new(Recency::of(&membership.deletes_kept));
         let (outbox, polled) = mpsc::channel(WAITING_CHUNKS);
-        let (reading_in, reading) = watch::channel(Reading::default());
-        let context = Context {
+        let (reading_in, reading) = watch::channel(ConsumerState::default());
+        let context = MemberContext {
             trouble: trouble.clone(),
             ownership: Arc::clone(&ownership),
             outbox,
@@ -69,7 +69,7 @@ impl Consumer {
             instance: membership.instance.clone(),
         };
         let failed = |error: &rdkafka::error::KafkaError| trouble.classify("joining the group", error);
-        let client: Client =
+        let client: ConsumerClient =
             settings(connection, membership).create_with_context(context).map_err(|error| failed(&error))?;
         let topics: Vec<&str> = membership.topics.iter().map(String::as_str).collect();
         client.subscribe(&topics).map_err(|error| failed(&error))?;
@@ -112,7 +112,7 @@ impl Consumer {
 
     /// Returns how far each partition was read, updated once a second.
     #[must_use]
-    pub fn reading(&self) -> watch::Receiver<Reading> {
+    pub fn reading(&self) -> watch::Receiver<ConsumerState> {
         self.reading.clone()
     }
 
@@ -262,7 +262,7 @@ impl Member {
 
     /// Returns the errors that the library has reported outside of requests.
     #[must_use]
-    pub fn trouble(&self) -> &Trouble {
+    pub fn trouble(&self) -> &LastClientError {
         &self.trouble
     }
 }
@@ -273,7 +273,7 @@ fn list_of(partition: &Partition) -> TopicPartitionList {
     list
 }
 
-fn settings(connection: &Connection, membership: &Membership) -> rdkafka::ClientConfig {
+fn settings(connection: &BrokerConnection, membership: &Membership) -> rdkafka::ClientConfig {
     let mut config = connection.client();
     config
         .set("group.id", &membership.group)
@@ -292,8 +292,8 @@ fn settings(connection: &Connection, membership: &Membership) -> rdkafka::Client
         .set("queued.min.messages", "2000")
         .set("statistics.interval.ms", "1000");
     match membership.protocol {
-        Protocol::Consumer => config.set("group.protocol", "consumer"),
-        Protocol::Classic => config
+        GroupSharing::Consumer => config.set("group.protocol", "consumer"),
+        GroupSharing::Classic => config
             .set("group.protocol", "classic")
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("session.timeout.ms", membership.session_timeout.as_millis().to_string())

@@ -7,7 +7,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::connection::{Connection, Listener, Trouble};
+use super::connection::{BrokerConnection, LastClientError, Listener};
 use super::poll::to_record;
 use super::topics::{ANSWER, blocking};
 use super::watermarks::watermarks;
@@ -22,7 +22,11 @@ const POLL: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// Fails if the broker cannot be asked.
-pub async fn record(connection: &Connection, partition: Partition, offset: i64) -> Result<Option<Record>, BrokerError> {
+pub async fn record(
+    connection: &BrokerConnection,
+    partition: Partition,
+    offset: i64,
+) -> Result<Option<Record>, BrokerError> {
     // If the record was compacted away, the first one found has a higher offset.
     Ok(next(connection, partition, offset).await?.filter(|record| record.offset == offset))
 }
@@ -31,7 +35,11 @@ pub async fn record(connection: &Connection, partition: Partition, offset: i64) 
 ///
 /// # Errors
 /// Fails if the broker cannot be asked.
-pub async fn next(connection: &Connection, partition: Partition, offset: i64) -> Result<Option<Record>, BrokerError> {
+pub async fn next(
+    connection: &BrokerConnection,
+    partition: Partition,
+    offset: i64,
+) -> Result<Option<Record>, BrokerError> {
     let (client, trouble) = client(connection, "walvec-none")?;
     let read = move || {
         let (first, end) = watermarks(client.client(), &partition.topic, partition.number)?;
@@ -63,7 +71,7 @@ pub async fn next(connection: &Connection, partition: Partition, offset: i64) ->
 ///
 /// # Errors
 /// Returns [`BrokerError::Fenced`] if the group has members, and an error if the broker cannot be asked.
-pub async fn rewind(connection: &Connection, group: &str, topics: &[(String, i32)]) -> Result<(), BrokerError> {
+pub async fn rewind(connection: &BrokerConnection, group: &str, topics: &[(String, i32)]) -> Result<(), BrokerError> {
     let (client, trouble) = client(connection, group)?;
     let topics = topics.to_vec();
     let rewind = move || {
@@ -85,7 +93,7 @@ pub async fn rewind(connection: &Connection, group: &str, topics: &[(String, i32
 /// # Errors
 /// Fails if the broker cannot be asked.
 pub async fn committed(
-    connection: &Connection,
+    connection: &BrokerConnection,
     group: &str,
     topics: &[(String, i32)],
 ) -> Result<Vec<(Partition, i64, i64)>, BrokerError> {
@@ -109,8 +117,11 @@ pub async fn committed(
     found.map_err(|error| trouble.classify(&format!("asking how far group \"{group}\" is"), &error))
 }
 
-fn client(connection: &Connection, group: &str) -> Result<(Arc<BaseConsumer<Listener>>, Trouble), BrokerError> {
-    let trouble = Trouble::new(connection);
+fn client(
+    connection: &BrokerConnection,
+    group: &str,
+) -> Result<(Arc<BaseConsumer<Listener>>, LastClientError), BrokerError> {
+    let trouble = LastClientError::new(connection);
     let mut config = connection.client();
     config
         .set("group.id", group)

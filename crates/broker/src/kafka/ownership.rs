@@ -17,10 +17,10 @@ const PROOF_LASTS: Duration = Duration::from_secs(3);
 
 /// The partitions of this worker.
 #[derive(Debug, Default)]
-pub(crate) struct Ownership(Mutex<Owned>);
+pub(crate) struct PartitionOwnership(Mutex<OwnedPartitions>);
 
 #[derive(Debug, Default)]
-struct Owned {
+struct OwnedPartitions {
     /// Counts assignments, so that records read in an earlier one can be recognised.
     assignments: u64,
     /// The number of the assignment in which each partition was received.
@@ -31,8 +31,8 @@ struct Owned {
     proved: Option<Instant>,
 }
 
-impl Ownership {
-    fn lock(&self) -> MutexGuard<'_, Owned> {
+impl PartitionOwnership {
+    fn lock(&self) -> MutexGuard<'_, OwnedPartitions> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_partition_that_comes_back_is_told_from_the_one_that_went() {
-        let ownership = Ownership::default();
+        let ownership = PartitionOwnership::default();
         ownership.add(&[partition(0), partition(1)]);
         let before = ownership.assignment(&partition(0));
         ownership.remove(&[partition(0)]);
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn an_old_proof_proves_nothing() {
-        let ownership = Ownership::default();
+        let ownership = PartitionOwnership::default();
         assert!(!ownership.is_proved());
         if let Some(long_ago) = Instant::now().checked_sub(PROOF_LASTS) {
             ownership.prove(long_ago);

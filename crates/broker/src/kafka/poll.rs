@@ -19,11 +19,11 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Trouble, log};
+use super::connection::{LastClientError, log};
 use super::consumer::Polled;
-use super::ownership::Ownership;
+use super::ownership::PartitionOwnership;
 use super::recency::{Mark, Recency, deletes_gone};
-use super::statistics::{Reading, Watch};
+use super::statistics::{ConsumerState, StallWatch};
 use super::topics::ANSWER;
 use super::watermarks::watermarks;
 use crate::classify::is_fenced;
@@ -48,11 +48,11 @@ const PAUSE_AFTER: Duration = Duration::from_secs(1);
 const DRAIN: Duration = Duration::from_secs(120);
 
 /// The state that a consumer's callbacks need.
-pub(crate) struct Context {
-    pub(crate) trouble: Trouble,
-    pub(crate) ownership: Arc<Ownership>,
+pub(crate) struct MemberContext {
+    pub(crate) trouble: LastClientError,
+    pub(crate) ownership: Arc<PartitionOwnership>,
     pub(crate) outbox: mpsc::Sender<Polled>,
-    pub(crate) reading: watch::Sender<Reading>,
+    pub(crate) reading: watch::Sender<ConsumerState>,
     /// What the offsets of this group are about: where the records go.
     pub(crate) about: String,
     /// The times up to which the partitions were read.
@@ -62,9 +62,9 @@ pub(crate) struct Context {
     pub(crate) instance: String,
 }
 
-pub(crate) type Client = BaseConsumer<Context>;
+pub(crate) type ConsumerClient = BaseConsumer<MemberContext>;
 
-impl ClientContext for Context {
+impl ClientContext for MemberContext {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
         log(level, fac, message);
     }
@@ -75,12 +75,12 @@ impl ClientContext for Context {
 
     fn stats(&self, statistics: Statistics) {
         let at_end = |partition: &Partition| self.recency.ended(partition, SystemTime::now());
-        self.reading.send_replace(Reading::new(&statistics, &self.ownership, at_end));
+        self.reading.send_replace(ConsumerState::new(&statistics, &self.ownership, at_end));
     }
 }
 
-impl ConsumerContext for Context {
-    fn rebalance(&self, client: &Client, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
+impl ConsumerContext for MemberContext {
+    fn rebalance(&self, client: &ConsumerClient, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let done = match event {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.take(client, list),
             _ => self.let_go(client, list),
@@ -91,14 +91,14 @@ impl ConsumerContext for Context {
     }
 }
 
-impl Context {
+impl MemberContext {
     fn tell(&self, polled: Polled) {
         // There is no receiver while the consumer is being closed.
         let _ = self.outbox.blocking_send(polled);
     }
 
     /// Handles assigned partitions. Reading begins where the group's offsets are.
-    fn take(&self, client: &Client, list: &mut TopicPartitionList) -> Result<(), KafkaError> {
+    fn take(&self, client: &ConsumerClient, list: &mut TopicPartitionList) -> Result<(), KafkaError> {
         let partitions = partitions_of(list);
         let starts = match self.starts(client, list, &partitions) {
             Ok(starts) => starts,
@@ -127,7 +127,7 @@ impl Context {
     /// Returns the offset at which to begin, for each partition.
     fn starts(
         &self,
-        client: &Client,
+        client: &ConsumerClient,
         list: &TopicPartitionList,
         partitions: &[Partition],
     ) -> Result<Vec<(Partition, i64)>, BrokerError> {
@@ -159,7 +159,7 @@ impl Context {
 
     /// Handles revoked partitions: waits until what was read of them is written and committed, before another worker
     /// reads them.
-    fn let_go(&self, client: &Client, list: &TopicPartitionList) -> Result<(), KafkaError> {
+    fn let_go(&self, client: &ConsumerClient, list: &TopicPartitionList) -> Result<(), KafkaError> {
         let partitions = partitions_of(list);
         if client.assignment_lost() {
             // Another worker may already write for them.
@@ -177,7 +177,7 @@ impl Context {
     }
 }
 
-fn is_cooperative(client: &Client) -> bool {
+fn is_cooperative(client: &ConsumerClient) -> bool {
     matches!(client.rebalance_protocol(), rdkafka::consumer::RebalanceProtocol::Cooperative)
 }
 
@@ -204,14 +204,14 @@ fn partitions_of(list: &TopicPartitionList) -> Vec<Partition> {
 }
 
 /// Polls until told to stop. The thread drops the client, which then leaves the group.
-pub(crate) fn run(client: Arc<Client>, stop: &CancellationToken) {
+pub(crate) fn run(client: Arc<ConsumerClient>, stop: &CancellationToken) {
     let mut poller = Poller {
         client,
         chunk: Vec::new(),
         bytes: 0,
         waiting: VecDeque::new(),
         blocked_since: None,
-        watch: Watch::default(),
+        watch: StallWatch::default(),
     };
     while !stop.is_cancelled() {
         if !poller.turn() {
@@ -225,7 +225,7 @@ pub(crate) fn run(client: Arc<Client>, stop: &CancellationToken) {
 }
 
 struct Poller {
-    client: Arc<Client>,
+    client: Arc<ConsumerClient>,
     /// Records that were read and not handed over yet.
     chunk: Vec<Received>,
     bytes: usize,
@@ -233,7 +233,7 @@ struct Poller {
     waiting: VecDeque<Vec<Received>>,
     /// When the channel became full.
     blocked_since: Option<Instant>,
-    watch: Watch,
+    watch: StallWatch,
 }
 
 impl Poller {

@@ -16,7 +16,7 @@ use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use tokio::sync::watch;
 
-use super::connection::{Connection, Trouble, log};
+use super::connection::{BrokerConnection, LastClientError, log};
 pub use super::settings::{LARGEST_RECORD, Sending};
 use super::topics::blocking;
 use super::watermarks::watermarks;
@@ -59,10 +59,10 @@ pub struct Producer {
 }
 
 #[derive(Clone)]
-struct Deliveries(Arc<Shared>);
+struct Deliveries(Arc<ProducerState>);
 
-struct Shared {
-    trouble: Trouble,
+struct ProducerState {
+    trouble: LastClientError,
     /// Notifies whenever the broker has acknowledged or refused a record.
     progress: watch::Sender<()>,
     acknowledged: AtomicU64,
@@ -75,9 +75,9 @@ impl Producer {
     ///
     /// # Errors
     /// Returns [`BrokerError::Settings`] if the library does not accept the settings.
-    pub fn new(connection: &Connection, sending: Sending) -> Result<Self, BrokerError> {
-        let trouble = Trouble::new(connection);
-        let deliveries = Deliveries(Arc::new(Shared {
+    pub fn new(connection: &BrokerConnection, sending: Sending) -> Result<Self, BrokerError> {
+        let trouble = LastClientError::new(connection);
+        let deliveries = Deliveries(Arc::new(ProducerState {
             trouble: trouble.clone(),
             progress: watch::Sender::new(()),
             acknowledged: AtomicU64::new(0),
@@ -137,7 +137,7 @@ impl Producer {
         self.add(to_message(&record.topic, Some(record.partition), parts, headers, segment)).await
     }
 
-    async fn add(&self, mut message: Message<'_>) -> Result<(), BrokerError> {
+    async fn add(&self, mut message: ProducerRecord<'_>) -> Result<(), BrokerError> {
         let (topic, segment) = (message.topic, Arc::clone(&message.delivery_opaque));
         let bytes = message.key.map_or(0, <[u8]>::len) + message.payload.map_or(0, <[u8]>::len);
         segment.pending.fetch_add(1, Ordering::AcqRel);
@@ -230,7 +230,7 @@ impl Producer {
 
     /// Returns the errors that the library has reported outside of requests.
     #[must_use]
-    pub fn trouble(&self) -> &Trouble {
+    pub fn trouble(&self) -> &LastClientError {
         &self.deliveries.0.trouble
     }
 
@@ -243,7 +243,7 @@ impl Producer {
     }
 }
 
-type Message<'a> = BaseRecord<'a, [u8], [u8], Arc<Segment>>;
+type ProducerRecord<'a> = BaseRecord<'a, [u8], [u8], Arc<Segment>>;
 
 fn to_message<'a>(
     topic: &'a str,
@@ -251,7 +251,7 @@ fn to_message<'a>(
     (key, value): (Option<&'a [u8]>, Option<&'a [u8]>),
     headers: Option<OwnedHeaders>,
     segment: &Arc<Segment>,
-) -> Message<'a> {
+) -> ProducerRecord<'a> {
     let mut message = BaseRecord::with_opaque_to(topic, Arc::clone(segment));
     message.partition = partition;
     message.key = key;
@@ -269,7 +269,9 @@ fn headers<'a>(headers: impl ExactSizeIterator<Item = (&'a str, &'a [u8])>) -> O
 }
 
 fn acknowledge(segment: &Segment, progress: &watch::Sender<()>) {
-    if segment.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
+    let pending = segment.pending.fetch_sub(1, Ordering::AcqRel);
+    debug_assert!(pending > 0, "a record is acknowledged once");
+    if pending == 1 {
         progress.send_replace(());
     }
 }

@@ -19,12 +19,12 @@ const STEP: Duration = Duration::from_secs(10);
 pub(crate) struct Recency {
     /// How long each topic keeps deletes.
     kept: BTreeMap<String, Duration>,
-    read: Mutex<HashMap<Partition, Read>>,
+    read: Mutex<HashMap<Partition, PartitionRead>>,
 }
 
 /// How far a partition was read.
 #[derive(Debug)]
-struct Read {
+struct PartitionRead {
     /// The offset after the last record. Transaction markers may follow it; their offsets are never committed.
     next: i64,
     /// Pairs of offset and time, both ascending: everything before the offset was read, and with it everything written
@@ -32,7 +32,7 @@ struct Read {
     as_of: VecDeque<(i64, SystemTime)>,
 }
 
-impl Read {
+impl PartitionRead {
     fn note(&mut self, offset: i64, at: SystemTime) {
         match self.as_of.back_mut() {
             Some((before, as_of)) if *before == offset => *as_of = at.max(*as_of),
@@ -47,7 +47,7 @@ impl Recency {
         Self { kept: kept.clone(), read: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Partition, Read>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Partition, PartitionRead>> {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -59,7 +59,8 @@ impl Recency {
     /// Records that a partition was assigned and is read from `offset` on.
     pub(crate) fn begins(&self, partition: &Partition, offset: i64, at: SystemTime) {
         if self.kept(partition).is_some() {
-            self.lock().insert(partition.clone(), Read { next: offset, as_of: VecDeque::from([(offset, at)]) });
+            self.lock()
+                .insert(partition.clone(), PartitionRead { next: offset, as_of: VecDeque::from([(offset, at)]) });
         }
     }
 

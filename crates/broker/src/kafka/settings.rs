@@ -11,7 +11,7 @@ use crate::record::{Partition, Received};
 
 /// How to reach a broker.
 #[derive(Clone, Debug, Default)]
-pub struct Connection {
+pub struct BrokerConnection {
     /// `host:port`, or several of them separated by commas. Each leads to all brokers of the cluster.
     pub bootstrap: String,
     /// How to encrypt the connection; `None` for no encryption.
@@ -52,7 +52,7 @@ pub struct Membership {
     /// The topics.
     pub topics: Vec<String>,
     /// The protocol that the group uses.
-    pub protocol: Protocol,
+    pub protocol: GroupSharing,
     /// What offsets are about: where the records go. Offsets that are about something else do not count, because their
     /// records were written elsewhere. At most 4000 characters.
     pub about: String,
@@ -65,7 +65,7 @@ pub struct Membership {
 
 /// How a group shares partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
+pub enum GroupSharing {
     /// The broker assigns partitions (KIP-848). Needs Kafka 4.
     Consumer,
     /// The workers assign partitions among themselves, cooperatively. Works with every other broker.
@@ -127,7 +127,7 @@ pub struct TopicSpec {
 
 /// How far one partition has been read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub struct PartitionProgress {
     /// The partition.
     pub partition: Partition,
     /// The offset of the next record to read.
@@ -141,9 +141,9 @@ pub struct Progress {
 
 /// The state of a consumer at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reading {
+pub struct ConsumerState {
     /// The partitions of this worker.
-    pub partitions: Vec<Progress>,
+    pub partitions: Vec<PartitionProgress>,
     /// How often partitions were assigned or revoked.
     pub rebalances: u64,
 }

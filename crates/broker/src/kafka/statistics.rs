@@ -4,18 +4,22 @@ use std::time::{Duration, Instant};
 
 use rdkafka::Statistics;
 
-use super::ownership::Ownership;
-pub use super::settings::{Progress, Reading};
+use super::ownership::PartitionOwnership;
+pub use super::settings::{ConsumerState, PartitionProgress};
 use crate::error::BrokerError;
 use crate::record::Partition;
 
 /// How long a consumer may receive nothing although there is more to read, before it is restarted.
 const STALL: Duration = Duration::from_secs(30);
 
-impl Reading {
+impl ConsumerState {
     /// Reads the state from the library's statistics. Calls `at_end` for each partition that was read to its known end.
-    pub(crate) fn new(statistics: &Statistics, ownership: &Ownership, mut at_end: impl FnMut(&Partition)) -> Self {
-        let mut partitions: Vec<Progress> = Vec::new();
+    pub(crate) fn new(
+        statistics: &Statistics,
+        ownership: &PartitionOwnership,
+        mut at_end: impl FnMut(&Partition),
+    ) -> Self {
+        let mut partitions: Vec<PartitionProgress> = Vec::new();
         for partition in ownership.partitions() {
             let found =
                 statistics.topics.get(&*partition.topic).and_then(|topic| topic.partitions.get(&partition.number));
@@ -29,10 +33,10 @@ impl Reading {
                 at_end(&partition);
             }
             let is_paused = ownership.is_paused(&partition);
-            partitions.push(Progress { partition, next, lag, is_paused });
+            partitions.push(PartitionProgress { partition, next, lag, is_paused });
         }
         partitions.sort_by(|left, right| {
-            let name = |progress: &Progress| (progress.partition.topic.clone(), progress.partition.number);
+            let name = |progress: &PartitionProgress| (progress.partition.topic.clone(), progress.partition.number);
             name(left).cmp(&name(right))
         });
         let rebalances = statistics.cgrp.as_ref().and_then(|group| u64::try_from(group.rebalance_cnt).ok());
@@ -43,16 +47,16 @@ impl Reading {
 /// Notices a consumer that has stopped delivering records. Such faults of the library have been reported, and only a
 /// look from outside finds them.
 #[derive(Debug, Default)]
-pub(crate) struct Watch {
-    seen: Option<(Vec<Progress>, Instant)>,
+pub(crate) struct StallWatch {
+    seen: Option<(Vec<PartitionProgress>, Instant)>,
 }
 
-impl Watch {
+impl StallWatch {
     /// Checks a new state. `idle`: whether the application is waiting for records.
-    pub(crate) fn look(&mut self, now: Instant, reading: &Reading, idle: bool) -> Option<BrokerError> {
-        let behind: Vec<Progress> =
+    pub(crate) fn look(&mut self, now: Instant, reading: &ConsumerState, idle: bool) -> Option<BrokerError> {
+        let behind: Vec<PartitionProgress> =
             reading.partitions.iter().filter(|progress| progress.lag > 0 && !progress.is_paused).cloned().collect();
-        let moved = |before: &Vec<Progress>| {
+        let moved = |before: &Vec<PartitionProgress>| {
             let at = |partition: &Partition| behind.iter().find(|now| now.partition == *partition).map(|now| now.next);
             before.iter().any(|before| at(&before.partition) != Some(before.next))
         };
@@ -78,15 +82,15 @@ impl Watch {
 mod tests {
     use super::*;
 
-    fn reading(next: i64, end: i64) -> Reading {
+    fn reading(next: i64, end: i64) -> ConsumerState {
         let partition = Partition { topic: "t".into(), number: 3 };
-        let progress = Progress { partition, next, lag: end - next, is_paused: false };
-        Reading { partitions: vec![progress], rebalances: 0 }
+        let progress = PartitionProgress { partition, next, lag: end - next, is_paused: false };
+        ConsumerState { partitions: vec![progress], rebalances: 0 }
     }
 
     #[test]
     fn a_consumer_that_gets_nothing_although_there_is_more_is_noticed() {
-        let (mut watch, begin) = (Watch::default(), Instant::now());
+        let (mut watch, begin) = (StallWatch::default(), Instant::now());
         assert!(watch.look(begin, &reading(5, 9), true).is_none());
         assert!(watch.look(begin + STALL / 2, &reading(5, 10), true).is_none(), "not yet");
         let error = watch.look(begin + STALL, &reading(5, 10), true);
@@ -95,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_partition_that_waits_on_purpose_is_no_stall() {
-        let (mut watch, begin, mut reading) = (Watch::default(), Instant::now(), reading(5, 9));
+        let (mut watch, begin, mut reading) = (StallWatch::default(), Instant::now(), reading(5, 9));
         reading.partitions[0].is_paused = true;
         watch.look(begin, &reading, true);
         assert!(watch.look(begin + STALL, &reading, true).is_none());
@@ -104,7 +108,7 @@ mod tests {
     #[test]
     fn progress_an_empty_partition_and_a_busy_worker_are_no_stall() {
         let begin = Instant::now();
-        let mut watch = Watch::default();
+        let mut watch = StallWatch::default();
         watch.look(begin, &reading(5, 9), true);
         assert!(watch.look(begin + STALL, &reading(6, 9), true).is_none(), "it moves");
         assert!(watch.look(begin + STALL * 2 - Duration::from_secs(1), &reading(6, 9), true).is_none());

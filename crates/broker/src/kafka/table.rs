@@ -9,7 +9,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::connection::{Connection, Listener, Trouble};
+use super::connection::{BrokerConnection, LastClientError, Listener};
 use super::poll::to_record;
 use super::topics::blocking;
 use super::watermarks::watermarks;
@@ -25,13 +25,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 impl ConsumerContext for Listener {}
 
 /// Reads a compacted topic. It joins no consumer group: every reader reads all records.
-pub struct Table {
+pub struct CompactedTopic {
     topic: Arc<str>,
-    reader: Arc<Mutex<Reader>>,
-    trouble: Trouble,
+    reader: Arc<Mutex<TopicReader>>,
+    trouble: LastClientError,
 }
 
-struct Reader {
+struct TopicReader {
     client: BaseConsumer<Listener>,
     /// For each partition, the offset of the next record to read.
     next: BTreeMap<i32, i64>,
@@ -39,13 +39,13 @@ struct Reader {
     news: Vec<Record>,
 }
 
-impl Table {
+impl CompactedTopic {
     /// Opens a topic, which exists and has this many partitions. Does not connect yet.
     ///
     /// # Errors
     /// Returns [`BrokerError::Settings`] if the library does not accept the settings.
-    pub fn open(connection: &Connection, topic: &str, partitions: i32) -> Result<Self, BrokerError> {
-        let trouble = Trouble::new(connection);
+    pub fn open(connection: &BrokerConnection, topic: &str, partitions: i32) -> Result<Self, BrokerError> {
+        let trouble = LastClientError::new(connection);
         let failed = |error: &KafkaError| trouble.classify("reading a topic", error);
         let mut config = connection.client();
         config
@@ -60,7 +60,7 @@ impl Table {
         let client: BaseConsumer<Listener> =
             config.create_with_context(Listener(trouble.clone())).map_err(|error| failed(&error))?;
         let next = (0..partitions).map(|partition| (partition, 0)).collect();
-        let reader = Arc::new(Mutex::new(Reader { client, next, news: Vec::new() }));
+        let reader = Arc::new(Mutex::new(TopicReader { client, next, news: Vec::new() }));
         Ok(Self { topic: topic.into(), reader, trouble })
     }
 
@@ -79,7 +79,7 @@ impl Table {
     }
 }
 
-impl Reader {
+impl TopicReader {
     fn read(&mut self, topic: &Arc<str>) -> Result<Vec<Record>, KafkaError> {
         let mut ends = BTreeMap::new();
         for partition in self.next.keys() {

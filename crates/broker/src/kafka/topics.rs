@@ -11,7 +11,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
 use rdkafka::metadata::{Metadata, MetadataTopic};
 
-use super::connection::{Connection, Listener, Trouble};
+use super::connection::{BrokerConnection, LastClientError, Listener};
 pub use super::settings::TopicSpec;
 use crate::error::BrokerError;
 
@@ -39,7 +39,7 @@ pub struct Topics {
     client: Arc<AdminClient<Listener>>,
     /// A second client for requests: an admin client never reports why the broker refuses its login.
     asker: Arc<BaseConsumer<Listener>>,
-    trouble: Trouble,
+    trouble: LastClientError,
 }
 
 impl Topics {
@@ -47,8 +47,8 @@ impl Topics {
     ///
     /// # Errors
     /// Returns [`BrokerError::Settings`] if the library does not accept the settings.
-    pub fn new(connection: &Connection) -> Result<Self, BrokerError> {
-        let trouble = Trouble::new(connection);
+    pub fn new(connection: &BrokerConnection) -> Result<Self, BrokerError> {
+        let trouble = LastClientError::new(connection);
         let failed = |error| trouble.classify("making a client", &error);
         let client = connection.client().create_with_context(Listener(trouble.clone())).map_err(failed)?;
         let asker = connection.client().create_with_context(Listener(trouble.clone())).map_err(failed)?;
@@ -165,7 +165,7 @@ impl Topics {
 }
 
 /// Requests the list of topics. Returns early if the login is refused; any other error may pass, so the request is repeated.
-fn ask(asker: &BaseConsumer<Listener>, trouble: &Trouble) -> KafkaResult<Metadata> {
+fn ask(asker: &BaseConsumer<Listener>, trouble: &LastClientError) -> KafkaResult<Metadata> {
     let (last, sooner) = PATIENCE;
     for patience in sooner {
         match asker.fetch_metadata(None, patience) {

@@ -46,7 +46,7 @@ pub(super) fn write_end_part(out: &mut Vec<u8>, end: &SnapshotEnd) {
 }
 
 /// Reads the part that only a snapshot's end has, if `block` contains it.
-pub(super) fn read_end_part(block: &json::Fields<'_>) -> Result<Option<(Vec<i64>, Sweep)>, Malformed> {
+pub(super) fn read_end_part(block: &json::EnvelopeObject<'_>) -> Result<Option<(Vec<i64>, Sweep)>, Malformed> {
     if block.get("end").is_none() {
         return Ok(None);
     }
@@ -71,7 +71,7 @@ pub(super) struct Control {
 
 impl Control {
     /// Reads the block of `envelope`, if there is one.
-    pub(super) fn read(envelope: &json::Fields<'_>) -> Result<Option<Self>, Malformed> {
+    pub(super) fn read(envelope: &json::EnvelopeObject<'_>) -> Result<Option<Self>, Malformed> {
         if envelope.get(BLOCK).is_none() {
             return Ok(None);
         }

@@ -17,7 +17,7 @@ use crate::{Outgoing, Record};
 /// What a dead letter is about.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Subject {
+pub enum LetterSubject {
     /// A row that is missing in a collection.
     Row {
         /// The collection.
@@ -31,12 +31,12 @@ pub enum Subject {
         by_capture: bool,
     },
     /// A record that could not be read, so that its row is not known.
-    Record(Place),
+    Record(RecordPlace),
 }
 
 /// The place of a record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct RecordPlace {
     /// The topic.
     pub topic: String,
     /// The partition.
@@ -47,7 +47,7 @@ pub struct Place {
 
 /// A copy of a record, from which it can be processed again after its topic has forgotten it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Kept {
+pub struct KeptRecord {
     /// The record's key.
     pub key: Option<Vec<u8>>,
     /// The record's value.
@@ -56,13 +56,13 @@ pub struct Kept {
     pub headers: Vec<(String, Vec<u8>)>,
 }
 
-impl From<&Record> for Place {
+impl From<&Record> for RecordPlace {
     fn from(record: &Record) -> Self {
         Self { topic: record.topic.to_string(), partition: record.partition, offset: record.offset }
     }
 }
 
-impl From<&Record> for Kept {
+impl From<&Record> for KeptRecord {
     fn from(record: &Record) -> Self {
         Self { key: record.key.clone(), value: record.value.clone(), headers: record.headers.clone() }
     }
@@ -72,7 +72,7 @@ impl From<&Record> for Kept {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Letter {
     /// What the letter is about.
-    pub subject: Subject,
+    pub subject: LetterSubject,
     /// The version that could not be processed, if it could be read from the record.
     pub position: Option<Position>,
     /// The generation of that version.
@@ -85,27 +85,27 @@ pub struct Letter {
     pub dropped: bool,
     /// When the error happened. The record stores milliseconds.
     pub at: SystemTime,
-    /// The place of the version's record. For [`Subject::Record`] it is the subject's place.
-    pub source: Option<Place>,
+    /// The place of the version's record. For [`LetterSubject::Record`] it is the subject's place.
+    pub source: Option<RecordPlace>,
     /// A copy of the version's record.
-    pub record: Option<Kept>,
+    pub record: Option<KeptRecord>,
 }
 
 /// The contents of a record of dead letters.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Parked {
+pub enum LetterRecord {
     /// Something is missing.
     Letter(Box<Letter>),
     /// The row or record is no longer missing.
-    Cleared(Subject),
+    Cleared(LetterSubject),
 }
 
 /// Returns the record of a letter.
 #[must_use]
 pub fn encode(letter: &Letter) -> Outgoing {
     let (row, place) = match &letter.subject {
-        Subject::Row { collection, table, key, .. } => (json!([collection, table, key]), letter.source.as_ref()),
-        Subject::Record(place) => (json!([null, null, null]), Some(place)),
+        LetterSubject::Row { collection, table, key, .. } => (json!([collection, table, key]), letter.source.as_ref()),
+        LetterSubject::Record(place) => (json!([null, null, null]), Some(place)),
     };
     let text = |bytes: &Vec<u8>| base64::encode(bytes);
     let record = letter.record.as_ref().map(|record| {
@@ -128,7 +128,7 @@ pub fn encode(letter: &Letter) -> Outgoing {
     if letter.dropped {
         value["dropped"] = Value::Bool(true);
     }
-    if matches!(letter.subject, Subject::Row { by_capture: true, .. }) {
+    if matches!(letter.subject, LetterSubject::Row { by_capture: true, .. }) {
         value["by_capture"] = Value::Bool(true);
     }
     Outgoing { value: Some(json::bytes(&value)), ..cleared(&letter.subject) }
@@ -136,7 +136,7 @@ pub fn encode(letter: &Letter) -> Outgoing {
 
 /// Returns the record that says that `subject` is no longer missing.
 #[must_use]
-pub fn cleared(subject: &Subject) -> Outgoing {
+pub fn cleared(subject: &LetterSubject) -> Outgoing {
     Outgoing { key: Some(json::bytes(subject)), ..Outgoing::default() }
 }
 
@@ -144,20 +144,21 @@ pub fn cleared(subject: &Subject) -> Outgoing {
 ///
 /// # Errors
 /// Fails if the record is not a dead letter, or has a version that is not supported.
-pub fn decode(record: &Record) -> Result<Parked, Malformed> {
+pub fn decode(record: &Record) -> Result<LetterRecord, Malformed> {
     let Some(bytes) = &record.value else {
         let key = json::parse(record.key.as_deref().unwrap_or_default(), "key")?;
         let unknown = |_| Malformed::record("the key names neither a row nor a record");
-        return Ok(Parked::Cleared(serde_json::from_value(key).map_err(unknown)?));
+        return Ok(LetterRecord::Cleared(serde_json::from_value(key).map_err(unknown)?));
     };
     let value = json::parse(bytes, "value")?;
-    let fields = json::Fields::of(&value, "")?;
+    let fields = json::EnvelopeObject::of(&value, "")?;
     fields.version()?;
-    let source =
-        optional(&fields, "source", "a topic, a partition and an offset", |place| Place::deserialize(place).ok())?;
+    let source = optional(&fields, "source", "a topic, a partition and an offset", |place| {
+        RecordPlace::deserialize(place).ok()
+    })?;
     let subject = match (fields.get("collection"), &source) {
-        (None, Some(place)) => Subject::Record(place.clone()),
-        _ => Subject::Row {
+        (None, Some(place)) => LetterSubject::Record(place.clone()),
+        _ => LetterSubject::Row {
             collection: fields.text("collection")?.to_owned(),
             table: fields.text("table")?.to_owned(),
             key: fields.list("key")?.to_vec(),
@@ -165,7 +166,7 @@ pub fn decode(record: &Record) -> Result<Parked, Malformed> {
         },
     };
     let at_ms = fields.typed("at_ms", "a number of milliseconds", Value::as_i64)?;
-    Ok(Parked::Letter(Box::new(Letter {
+    Ok(LetterRecord::Letter(Box::new(Letter {
         subject,
         position: optional(&fields, "position", "a position", |position| position.as_str()?.parse().ok())?,
         generation: optional(&fields, "generation", "a number", |number| number.as_u64().map(Generation))?,
@@ -180,7 +181,7 @@ pub fn decode(record: &Record) -> Result<Parked, Malformed> {
 
 /// Returns the field called `name`, converted by `read`; `None` if it is null.
 fn optional<'a, T>(
-    fields: &json::Fields<'a>,
+    fields: &json::EnvelopeObject<'a>,
     name: &str,
     wanted: &str,
     read: impl FnOnce(&'a Value) -> Option<T>,
@@ -188,7 +189,7 @@ fn optional<'a, T>(
     fields.get(name).map(|_| fields.typed(name, wanted, read)).transpose()
 }
 
-fn kept(record: &Value) -> Option<Kept> {
+fn kept(record: &Value) -> Option<KeptRecord> {
     let bytes = |value: Option<&Value>| match value {
         None | Some(Value::Null) => Some(None),
         Some(value) => base64::decode(value.as_str()?).map(Some),
@@ -197,7 +198,7 @@ fn kept(record: &Value) -> Option<Kept> {
         let (name, value) = <(String, String)>::deserialize(pair).ok()?;
         Some((name, base64::decode(&value)?))
     };
-    Some(Kept {
+    Some(KeptRecord {
         key: bytes(record.get("key"))?,
         value: bytes(record.get("value"))?,
         headers: record.get("headers")?.as_array()?.iter().map(header).collect::<Option<_>>()?,

@@ -48,12 +48,12 @@ pub(super) fn time(micros: i64) -> Option<SystemTime> {
 
 /// An object inside an envelope, with the path that errors use for its fields.
 #[derive(Clone, Copy)]
-pub(super) struct Fields<'a> {
+pub(super) struct EnvelopeObject<'a> {
     fields: &'a Map<String, Value>,
     path: &'static str,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> EnvelopeObject<'a> {
     /// Returns the fields of `value`, which is at `path`. An empty path is the envelope itself.
     pub(super) fn of(value: &'a Value, path: &'static str) -> Result<Self, Malformed> {
         match value {
@@ -151,4 +151,22 @@ pub(super) fn parse(bytes: &[u8], what: &str) -> Result<Value, Malformed> {
     let framed = if bytes.first() == Some(&0) { "; it begins as Avro or Protobuf of a schema registry do" } else { "" };
     let not_json = |error| Malformed::record(format!("the {what} is not JSON: {error}{framed}"));
     serde_json::from_slice(bytes).map_err(not_json)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_fraction_comes_back_to_the_last_bit(
+            floats in prop::collection::vec(prop::num::f64::NORMAL | prop::num::f64::SUBNORMAL | prop::num::f64::ZERO, 1..8)
+        ) {
+            let value = json!({"a": floats, "1.5": "2.5", "b": {"c": floats[0], "d": u64::MAX, "e": i64::MIN}});
+            prop_assert_eq!(parse(value.to_string().as_bytes(), "value").unwrap(), value);
+        }
+    }
 }

@@ -8,7 +8,7 @@
 //! - [`dead_letter`]: rows and records that could not be processed
 //! - `shapes`: tables as records show them
 //! - `control`, `stamp`: walvec's own block in records that are not rows, and versions in headers
-//! - `json`, `number`: write JSON without building a tree, and read it without rounding
+//! - `json`: writes JSON without building a tree
 //! - `base64`, `civil`: two small encodings that other programs' records need
 //!
 //! An envelope of walvec carries a version, [`VERSION`]. A reader accepts every version up to its own and refuses newer ones.
@@ -20,7 +20,6 @@ mod control;
 pub mod dead_letter;
 mod debezium;
 mod json;
-mod number;
 mod reference;
 pub mod reference_vectors;
 mod shapes;
@@ -82,7 +81,7 @@ pub enum Format {
 
 /// What capture knows about a change, apart from the change itself.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Context {
+pub struct ChangeContext {
     /// The generation of the latest snapshot before the change.
     pub generation: Generation,
     /// When the change's transaction committed, by the server's clock; for a row of a snapshot, when it was read.
@@ -174,8 +173,8 @@ pub struct Encoder(Encoding);
 
 #[derive(Debug)]
 enum Encoding {
-    Debezium(debezium::Encoder),
-    Reference(reference::Encoder),
+    Debezium(debezium::DebeziumEncoder),
+    Reference(reference::ReferenceEncoder),
 }
 
 impl Encoder {
@@ -184,14 +183,14 @@ impl Encoder {
     #[must_use]
     pub fn new(format: Format, prefix: &str, database: &str) -> Self {
         Self(match format {
-            Format::Debezium => Encoding::Debezium(debezium::Encoder::new(prefix, database)),
-            Format::Reference => Encoding::Reference(reference::Encoder::default()),
+            Format::Debezium => Encoding::Debezium(debezium::DebeziumEncoder::new(prefix, database)),
+            Format::Reference => Encoding::Reference(reference::ReferenceEncoder::default()),
         })
     }
 
     /// Appends the records of one change. Most changes have one record; in Debezium's format a delete has two, a
     /// changed key three.
-    pub fn change(&mut self, change: &Change, context: &Context, out: &mut Vec<Outgoing>) {
+    pub fn change(&mut self, change: &Change, context: &ChangeContext, out: &mut Vec<Outgoing>) {
         match &mut self.0 {
             Encoding::Debezium(encoder) => encoder.change(change, context, out),
             Encoding::Reference(encoder) => out.push(encoder.change(change, context)),
@@ -214,8 +213,8 @@ pub struct Decoder(Decoding);
 
 #[derive(Debug)]
 enum Decoding {
-    Debezium(debezium::Decoder),
-    Reference(reference::Decoder),
+    Debezium(debezium::DebeziumDecoder),
+    Reference(reference::ReferenceDecoder),
 }
 
 impl Decoder {
@@ -224,8 +223,8 @@ impl Decoder {
     #[must_use]
     pub fn new(format: Format, needed: HashMap<TableName, Vec<String>>) -> Self {
         Self(match format {
-            Format::Debezium => Decoding::Debezium(debezium::Decoder::default()),
-            Format::Reference => Decoding::Reference(reference::Decoder::new(needed)),
+            Format::Debezium => Decoding::Debezium(debezium::DebeziumDecoder::default()),
+            Format::Reference => Decoding::Reference(reference::ReferenceDecoder::new(needed)),
         })
     }
 

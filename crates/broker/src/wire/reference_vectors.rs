@@ -14,7 +14,7 @@ use crate::{Outgoing, Record};
 
 /// A row with its vector.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Embedded {
+pub struct EmbeddedRow {
     /// The table. Only the record's key contains its schema; without one the schema is `public`.
     pub table: TableName,
     /// wal2json's `insert` or `update`.
@@ -38,7 +38,7 @@ const TIMESTAMP: &str = "Timestamp";
 
 /// Returns the record of a row with its vector.
 #[must_use]
-pub fn encode(row: &Embedded) -> Outgoing {
+pub fn encode(row: &EmbeddedRow) -> Outgoing {
     let mut value = Vec::with_capacity(512 + 12 * row.vector.len());
     value.push(b'{');
     for (name, text) in [(KIND, &row.kind), (TABLE, &row.table.name)] {
@@ -72,10 +72,10 @@ fn field<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, name: &str, value: &T)
 ///
 /// # Errors
 /// Fails if the record is not in the tutorial's form.
-pub fn decode(record: &Record) -> Result<Option<Embedded>, Malformed> {
+pub fn decode(record: &Record) -> Result<Option<EmbeddedRow>, Malformed> {
     let Some(bytes) = &record.value else { return Ok(None) };
     let value = json::parse(bytes, "value")?;
-    let envelope = json::Fields::of(&value, "")?;
+    let envelope = json::EnvelopeObject::of(&value, "")?;
     let (kind, name) = (envelope.text(KIND)?.to_owned(), envelope.text(TABLE)?);
     let vector = envelope.typed(EMBEDDINGS, "a list of numbers", vectors::numbers)?;
     let nanos = envelope.typed(TIMESTAMP, "a number of nanoseconds", Value::as_i64)?;
@@ -88,5 +88,5 @@ pub fn decode(record: &Record) -> Result<Option<Embedded>, Malformed> {
     let (position, generation) = (stamp::position(record)?, stamp::generation(record)?);
     let Value::Object(mut fields) = value else { return Ok(None) };
     fields.retain(|name, _| !matches!(name.as_str(), KIND | TABLE | EMBEDDINGS | TIMESTAMP));
-    Ok(Some(Embedded { table, kind, fields, vector, at, position, generation }))
+    Ok(Some(EmbeddedRow { table, kind, fields, vector, at, position, generation }))
 }

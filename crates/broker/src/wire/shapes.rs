@@ -23,7 +23,7 @@ const KEPT: usize = 8;
 
 /// A column as a record shows it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Shown<'a> {
+pub(super) struct ShownColumn<'a> {
     pub(super) name: &'a str,
     pub(super) type_name: &'a str,
     pub(super) type_oid: u32,
@@ -31,7 +31,7 @@ pub(super) struct Shown<'a> {
     pub(super) ty: Option<&'a Type>,
 }
 
-impl<'a> Shown<'a> {
+impl<'a> ShownColumn<'a> {
     /// Returns the column, as far as the record shows it.
     fn column(&self) -> Column {
         let known = Column::new(self.name, self.type_name, self.type_oid);
@@ -51,13 +51,13 @@ impl<'a> Shown<'a> {
 
 /// The tables that were seen so far.
 #[derive(Debug, Default)]
-pub(super) struct Shapes {
+pub(super) struct SeenTables {
     known: HashMap<TableName, Vec<Arc<Table>>>,
 }
 
-impl Shapes {
+impl SeenTables {
     /// Returns the table called `name` with these columns and this key: one that was seen before, or a new one.
-    pub(super) fn table(&mut self, name: &TableName, columns: &[Shown<'_>], key: &[usize]) -> Arc<Table> {
+    pub(super) fn table(&mut self, name: &TableName, columns: &[ShownColumn<'_>], key: &[usize]) -> Arc<Table> {
         let fits = |table: &&Arc<Table>| {
             table.key == key
                 && table.columns.len() == columns.len()
@@ -71,7 +71,7 @@ impl Shapes {
         if let Some(table) = self.known.get(name).and_then(|tables| tables.iter().find(fits)) {
             return Arc::clone(table);
         }
-        let columns = columns.iter().map(Shown::column).collect();
+        let columns = columns.iter().map(ShownColumn::column).collect();
         let table = Arc::new(Table { name: name.clone(), columns, key: key.to_vec() });
         let tables = self.known.entry(name.clone()).or_default();
         if tables.len() == KEPT {
@@ -112,15 +112,15 @@ mod tests {
     #[test]
     fn rows_of_equal_tables_share_one_table_and_old_shapes_are_forgotten() {
         let name = TableName::new("public", "books");
-        let mut shapes = Shapes::default();
-        let columns = [Shown { type_oid: INT4, ..Shown::named("id") }, Shown::named("title")];
+        let mut shapes = SeenTables::default();
+        let columns = [ShownColumn { type_oid: INT4, ..ShownColumn::named("id") }, ShownColumn::named("title")];
         let first = shapes.table(&name, &columns, &[0]);
         assert!(Arc::ptr_eq(&first, &shapes.table(&name, &columns, &[0])));
         assert!(!Arc::ptr_eq(&first, &shapes.table(&name, &columns, &[1])));
         assert_eq!(shapes.key_types(&name, ["id"].into_iter()), Some(vec![INT4]));
         assert_eq!(shapes.key_types(&name, ["isbn"].into_iter()), None);
         for index in 0..KEPT {
-            shapes.table(&name, &[Shown::named(&format!("c{index}"))], &[0]);
+            shapes.table(&name, &[ShownColumn::named(&format!("c{index}"))], &[0]);
         }
         assert!(!Arc::ptr_eq(&first, &shapes.table(&name, &columns, &[0])));
         assert_eq!((guess(&json!(-1)), guess(&json!(u64::MAX)), guess(&json!(1.5))), (INT8, INT8, TEXT));

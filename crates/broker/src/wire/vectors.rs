@@ -21,7 +21,7 @@ use crate::{Outgoing, Record};
 
 /// The contents of a record of vectors.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Vectors {
+pub enum VectorRecord {
     /// A point to store.
     Upsert(Box<Upsert>),
     /// A point to remove.
@@ -91,7 +91,7 @@ impl Upsert {
 
 /// The names of a collection's vectors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Names<'a> {
+pub struct VectorFieldNames<'a> {
     /// The name of the dense vector, if the collection's layout has one.
     pub dense: Option<&'a str>,
     /// The name of the sparse vector, if there is one.
@@ -100,7 +100,12 @@ pub struct Names<'a> {
 
 /// Returns the record that stores `point`.
 #[must_use]
-pub fn upsert(collection: &str, point: &Point, names: Names<'_>, committed_at: Option<SystemTime>) -> Outgoing {
+pub fn upsert(
+    collection: &str,
+    point: &Point,
+    names: VectorFieldNames<'_>,
+    committed_at: Option<SystemTime>,
+) -> Outgoing {
     let key = key(collection, point.id);
     let mut value = Vec::with_capacity(512 + 12 * point.vector.len());
     value.extend_from_slice(&key[..key.len() - 1]);
@@ -181,18 +186,19 @@ fn key(collection: &str, id: PointId) -> Vec<u8> {
 /// # Errors
 /// Fails if the record is not in the connector's form, or has vectors that walvec does not use: several dense or
 /// several sparse ones.
-pub fn decode(record: &Record) -> Result<Vectors, Malformed> {
+pub fn decode(record: &Record) -> Result<VectorRecord, Malformed> {
     let Some(bytes) = &record.value else { return tombstone(record) };
     let mut value = json::parse(bytes, "value")?;
-    let envelope = json::Fields::of(&value, "")?;
+    let envelope = json::EnvelopeObject::of(&value, "")?;
     let collection = envelope.text("collection_name")?.to_owned();
     if let Some(control) = Control::read(&envelope)? {
         let Control { table, position, generation, end } = control;
         return Ok(match end {
-            Some((barrier, sweep)) => {
-                Vectors::SnapshotEnd { collection, end: SnapshotEnd { table, position, generation, sweep, barrier } }
-            }
-            None => Vectors::Truncate { collection, table, position, generation },
+            Some((barrier, sweep)) => VectorRecord::SnapshotEnd {
+                collection,
+                end: SnapshotEnd { table, position, generation, sweep, barrier },
+            },
+            None => VectorRecord::Truncate { collection, table, position, generation },
         });
     }
     let id = id(&envelope)?;
@@ -213,26 +219,26 @@ pub fn decode(record: &Record) -> Result<Vectors, Malformed> {
     let committed_at = stamp::committed_at(record)?;
     let upsert =
         Upsert { collection, id, vector, vector_name, keywords, payload, provenance, generation, committed_at };
-    Ok(Vectors::Upsert(Box::new(upsert)))
+    Ok(VectorRecord::Upsert(Box::new(upsert)))
 }
 
-fn tombstone(record: &Record) -> Result<Vectors, Malformed> {
-    let Some(key) = &record.key else { return Ok(Vectors::Nothing) };
+fn tombstone(record: &Record) -> Result<VectorRecord, Malformed> {
+    let Some(key) = &record.key else { return Ok(VectorRecord::Nothing) };
     let key = json::parse(key, "key")?;
-    let fields = json::Fields::of(&key, "key")?;
+    let fields = json::EnvelopeObject::of(&key, "key")?;
     let (position, generation) = (stamp::position(record)?, stamp::generation(record)?);
     let collection = fields.text("collection_name")?.to_owned();
-    Ok(Vectors::Delete { collection, id: id(&fields)?, position, generation })
+    Ok(VectorRecord::Delete { collection, id: id(&fields)?, position, generation })
 }
 
-fn id(fields: &json::Fields<'_>) -> Result<PointId, Malformed> {
+fn id(fields: &json::EnvelopeObject<'_>) -> Result<PointId, Malformed> {
     fields.typed("id", "a non-negative integer or a UUID", |id| serde_json::from_value(id.clone()).ok())
 }
 
-type Read = (Vector, Option<String>, Option<SparseVector>);
+type ReadVectors = (Vector, Option<String>, Option<SparseVector>);
 
 /// Reads a list of numbers, or an object with one named dense vector and perhaps a sparse one under another name.
-fn vectors(value: Option<Value>) -> Result<Read, Malformed> {
+fn vectors(value: Option<Value>) -> Result<ReadVectors, Malformed> {
     let unknown = || {
         let reason =
             "`vector` is neither a list of numbers nor an object with one such list and at most one sparse vector";

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use walvec_broker::wire::vectors::Names;
+use walvec_broker::wire::vectors::VectorFieldNames;
 use walvec_broker::wire::{Format, SnapshotEnd, Sweep, dead_letter, reference_vectors, vectors};
 use walvec_broker::{Outgoing, Record};
 use walvec_model::{Generation, Op};
@@ -46,7 +46,12 @@ fn valid() -> Vec<Outgoing> {
         records.push(vectors::snapshot_end("books", &end));
         records.push(encoder(format).snapshot_end(&end));
     }
-    records.push(vectors::upsert("books", &point(), Names { dense: Some("text-dense"), keywords: None }, None));
+    records.push(vectors::upsert(
+        "books",
+        &point(),
+        VectorFieldNames { dense: Some("text-dense"), keywords: None },
+        None,
+    ));
     records.push(vectors::delete("books", point().id, at(1), Generation(1)));
     records.push(vectors::truncate("books", &books(), at(1), Generation(1)));
     records.push(reference_vectors::encode(&embedded()));

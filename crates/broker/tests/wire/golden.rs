@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use walvec_broker::Outgoing;
-use walvec_broker::wire::vectors::Names;
-use walvec_broker::wire::{Context, Format, SnapshotEnd, Sweep, dead_letter, reference_vectors, vectors};
+use walvec_broker::wire::vectors::VectorFieldNames;
+use walvec_broker::wire::{ChangeContext, Format, SnapshotEnd, Sweep, dead_letter, reference_vectors, vectors};
 use walvec_model::{Cell, Generation, Op, Point, Position, SparseVector};
 
 use crate::support::{at, books, change, context, embedded, encode, encoder, key, letter, point, row};
@@ -64,7 +64,7 @@ fn a_change_is_written_as_debezium_writes_it() {
     check("debezium-delete", &write(at(3), Op::Delete { key: key(json!([7])) }));
     check("debezium-key-change", &write(at(4), Op::Update { old_key: Some(key(json!([6]))), new: partial_row() }));
     check("debezium-truncate", &write(at(5), Op::Truncate));
-    let read = Context { xid: None, snapshot: true, ..context() };
+    let read = ChangeContext { xid: None, snapshot: true, ..context() };
     check("debezium-snapshot", &encode(Format::Debezium, &change(at(0), Op::Insert { new: full_row() }), &read));
     check("debezium-snapshot-end", &[encoder(Format::Debezium).snapshot_end(&end())]);
 }
@@ -83,12 +83,15 @@ fn a_change_is_written_as_wal2json_writes_it() {
 #[test]
 fn a_point_is_written_as_the_qdrant_connector_reads_it() {
     let point = point();
-    check("vector-upsert", &[vectors::upsert("books", &point, Names::default(), Some(context().committed_at))]);
-    let names = Names { dense: Some("text-dense"), keywords: None };
+    check(
+        "vector-upsert",
+        &[vectors::upsert("books", &point, VectorFieldNames::default(), Some(context().committed_at))],
+    );
+    let names = VectorFieldNames { dense: Some("text-dense"), keywords: None };
     check("vector-upsert-named", &[vectors::upsert("books", &point, names, None)]);
     let hybrid =
         Point { keywords: Some(SparseVector { indices: vec![7, 900], values: vec![1.25, 0.5] }), ..point.clone() };
-    let names = Names { dense: None, keywords: Some("bm25") };
+    let names = VectorFieldNames { dense: None, keywords: Some("bm25") };
     check("vector-upsert-hybrid", &[vectors::upsert("books", &hybrid, names, None)]);
     check("vector-delete", &[vectors::delete("books", point.id, at(4), Generation(2))]);
     check("vector-truncate", &[vectors::truncate("books", &books(), at(5), Generation(2))]);
@@ -100,7 +103,7 @@ fn a_dead_letter_says_what_is_missing_and_why() {
     let row = letter();
     let place = row.source.clone().unwrap();
     let record = dead_letter::Letter {
-        subject: dead_letter::Subject::Record(place),
+        subject: dead_letter::LetterSubject::Record(place),
         position: None,
         generation: None,
         code: "E_RECORD".to_owned(),

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use walvec_broker::wire::{Context, Event, Format, SnapshotEnd, Sweep};
+use walvec_broker::wire::{ChangeContext, Event, Format, SnapshotEnd, Sweep};
 use walvec_model::{Cell, Generation, Lsn, Op, Position};
 
 use crate::round_trip::value;
@@ -24,7 +24,7 @@ proptest! {
     ) {
         let mut new = row(json!([id, text, "Sand", null, tags]));
         let insert = change(at(1), Op::Insert { new: new.clone() });
-        let context = Context { snapshot, ..context() };
+        let context = ChangeContext { snapshot, ..context() };
         let found = arrived(decode(FORMAT, &encode(FORMAT, &insert, &context)[0]));
         prop_assert_eq!(&found.change.op, &insert.op);
         prop_assert_eq!((found.change.position, found.generation), (at(1), Generation(2)));

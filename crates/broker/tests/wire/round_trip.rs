@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde_json::{Map, Number, Value, json};
-use walvec_broker::wire::{Context, Event, Format, SnapshotEnd, Sweep};
+use walvec_broker::wire::{ChangeContext, Event, Format, SnapshotEnd, Sweep};
 use walvec_model::{Cell, Change, Column, Generation, Lsn, Op, Position, Row, RowKey, Table, TableName, Type};
 
 use crate::support::{arrived, at, books, change, context, decode, encode, encoder, key, row, stored};
@@ -83,7 +83,7 @@ proptest! {
     ) {
         let position = Position { commit_lsn: Lsn(lsn), ordinal };
         let committed_at = context().committed_at + std::time::Duration::from_micros(u64::from(micros.unsigned_abs()));
-        let context = Context { generation: Generation(generation), committed_at, xid, snapshot: false };
+        let context = ChangeContext { generation: Generation(generation), committed_at, xid, snapshot: false };
         let new = partial(&table, &values, &unchanged);
         let complete = partial(&table, &values, &[false; 6]);
         for op in [Op::Update { old_key: None, new: new.clone() }, Op::Insert { new }, Op::Insert { new: complete }] {
@@ -129,7 +129,7 @@ proptest! {
 fn a_text_that_looks_like_a_missing_value_survives_where_values_cannot_be_missing() {
     let placeholder = "__debezium_unavailable_value";
     let new = row(json!([7, placeholder, placeholder, 1965, null]));
-    let read = Context { snapshot: true, ..context() };
+    let read = ChangeContext { snapshot: true, ..context() };
     let insert = change(at(0), Op::Insert { new: new.clone() });
     let found = arrived(decode(Format::Debezium, &encode(Format::Debezium, &insert, &read)[0]));
     assert_eq!(found.change.op, Op::Insert { new });

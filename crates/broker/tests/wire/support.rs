@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
-use walvec_broker::wire::dead_letter::{Kept, Letter, Place, Subject};
-use walvec_broker::wire::reference_vectors::Embedded;
-use walvec_broker::wire::{Arrived, Context, Decoder, Encoder, Event, Format};
+use walvec_broker::wire::dead_letter::{KeptRecord, Letter, LetterSubject, RecordPlace};
+use walvec_broker::wire::reference_vectors::EmbeddedRow;
+use walvec_broker::wire::{Arrived, ChangeContext, Decoder, Encoder, Event, Format};
 use walvec_broker::{Outgoing, Record};
 use walvec_model::{
     Cell, Change, Column, Fingerprint, Generation, InputHash, Lsn, Op, Payload, Point, PointId, Position, Provenance,
@@ -51,9 +51,9 @@ pub(crate) fn key(values: Value) -> RowKey {
     RowKey::new(values.as_array().unwrap().clone())
 }
 
-pub(crate) fn context() -> Context {
+pub(crate) fn context() -> ChangeContext {
     let committed_at = SystemTime::UNIX_EPOCH + Duration::from_micros(1_790_000_000_123_456);
-    Context { generation: Generation(2), committed_at, xid: Some(771), snapshot: false }
+    ChangeContext { generation: Generation(2), committed_at, xid: Some(771), snapshot: false }
 }
 
 /// Returns an encoder as walvec's own program creates it.
@@ -61,7 +61,7 @@ pub(crate) fn encoder(format: Format) -> Encoder {
     Encoder::new(format, "walvec", "shop")
 }
 
-pub(crate) fn encode(format: Format, change: &Change, context: &Context) -> Vec<Outgoing> {
+pub(crate) fn encode(format: Format, change: &Change, context: &ChangeContext) -> Vec<Outgoing> {
     let mut out = Vec::new();
     encoder(format).change(change, context, &mut out);
     out
@@ -118,9 +118,9 @@ pub(crate) fn point() -> Point {
     Point { id: PointId::Num(7), vector: vec![0.25, -0.5, 1e-7], keywords: None, payload, provenance }
 }
 
-pub(crate) fn embedded() -> Embedded {
+pub(crate) fn embedded() -> EmbeddedRow {
     let fields = json!({"id": 7, "name": "Dune", "description": "Sand", "author": "Frank Herbert", "year": "1965"});
-    Embedded {
+    EmbeddedRow {
         table: books(),
         kind: "insert".to_owned(),
         fields: fields.as_object().unwrap().clone(),
@@ -133,7 +133,7 @@ pub(crate) fn embedded() -> Embedded {
 
 pub(crate) fn letter() -> Letter {
     Letter {
-        subject: Subject::Row {
+        subject: LetterSubject::Row {
             collection: "books".to_owned(),
             table: books().to_string(),
             key: vec![json!(7)],
@@ -145,8 +145,8 @@ pub(crate) fn letter() -> Letter {
         reason: "the template needs a name".to_owned(),
         dropped: false,
         at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_790_000_000_123),
-        source: Some(Place { topic: "walvec.public.books".to_owned(), partition: 1, offset: 41 }),
-        record: Some(Kept {
+        source: Some(RecordPlace { topic: "walvec.public.books".to_owned(), partition: 1, offset: 41 }),
+        record: Some(KeptRecord {
             key: Some(br#"{"id":7}"#.to_vec()),
             value: Some(vec![0, 255]),
             headers: vec![("trace".to_owned(), b"abc".to_vec())],

@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use walvec_broker::wire::dead_letter::{self, Letter, Parked, Subject};
-use walvec_broker::wire::vectors::{self, Names, Vectors};
+use walvec_broker::wire::dead_letter::{self, Letter, LetterRecord, LetterSubject};
+use walvec_broker::wire::vectors::{self, VectorFieldNames, VectorRecord};
 use walvec_broker::wire::{SnapshotEnd, Sweep, reference_vectors};
 use walvec_model::{Generation, Payload, PointId, SparseVector};
 
@@ -28,31 +28,31 @@ proptest! {
         });
         // An empty name counts as no name.
         let name = name.filter(|name| !name.is_empty());
-        let names = Names { dense: name.as_deref(), keywords: point.keywords.as_ref().map(|_| "bm25 ") };
+        let names = VectorFieldNames { dense: name.as_deref(), keywords: point.keywords.as_ref().map(|_| "bm25 ") };
         let record = vectors::upsert(&collection, &point, names, Some(context().committed_at));
-        let Vectors::Upsert(found) = vectors::decode(&stored(&record)).unwrap() else { panic!("no upsert") };
+        let VectorRecord::Upsert(found) = vectors::decode(&stored(&record)).unwrap() else { panic!("no upsert") };
         prop_assert_eq!((&found.collection, &found.vector_name, found.generation), (&collection, &name, Generation(2)));
         prop_assert_eq!(found.committed_at, Some(context().committed_at));
         prop_assert_eq!(found.into_point(), Some(point));
         let delete = vectors::decode(&stored(&vectors::delete(&collection, id, at(4), Generation(3)))).unwrap();
         let (position, generation) = (Some(at(4)), Generation(3));
-        prop_assert_eq!(delete, Vectors::Delete { collection, id, position, generation });
+        prop_assert_eq!(delete, VectorRecord::Delete { collection, id, position, generation });
     }
 
     #[test]
     fn a_dead_letter_comes_out_of_a_topic_as_it_went_in(key in prop::collection::vec(value(), 1..3), bytes: Option<Vec<u8>>) {
         let mut letter = letter();
-        letter.subject = Subject::Row { collection: "books".to_owned(), table: books().to_string(), key, by_capture: true };
+        letter.subject = LetterSubject::Row { collection: "books".to_owned(), table: books().to_string(), key, by_capture: true };
         letter.record.as_mut().unwrap().value = bytes;
         let mut unread = letter.clone();
-        unread.subject = Subject::Record(letter.source.clone().unwrap());
+        unread.subject = LetterSubject::Record(letter.source.clone().unwrap());
         (unread.position, unread.generation) = (None, None);
         let bare = Letter { source: None, record: None, ..letter.clone() };
         for letter in [letter, unread, bare] {
             let found = dead_letter::decode(&stored(&dead_letter::encode(&letter))).unwrap();
-            prop_assert_eq!(found, Parked::Letter(Box::new(letter.clone())));
+            prop_assert_eq!(found, LetterRecord::Letter(Box::new(letter.clone())));
             let found = dead_letter::decode(&stored(&dead_letter::cleared(&letter.subject))).unwrap();
-            prop_assert_eq!(found, Parked::Cleared(letter.subject));
+            prop_assert_eq!(found, LetterRecord::Cleared(letter.subject));
         }
     }
 }
@@ -62,18 +62,18 @@ fn control_records_come_out_as_they_went_in() {
     let record = vectors::truncate("books", &books(), at(5), Generation(2));
     assert!(record.everywhere && record.key.is_none());
     let (collection, position, generation) = ("books".to_owned(), at(5), Generation(2));
-    let expected = Vectors::Truncate { collection: collection.clone(), table: books(), position, generation };
+    let expected = VectorRecord::Truncate { collection: collection.clone(), table: books(), position, generation };
     assert_eq!(vectors::decode(&stored(&record)), Ok(expected));
     let end = SnapshotEnd { table: books(), position, generation, sweep: Sweep::Generations, barrier: vec![1, 2] };
     let record = vectors::snapshot_end("books", &end);
-    assert_eq!(vectors::decode(&stored(&record)), Ok(Vectors::SnapshotEnd { collection, end }));
-    assert_eq!(vectors::decode(&written(None, None, &[])), Ok(Vectors::Nothing));
+    assert_eq!(vectors::decode(&stored(&record)), Ok(VectorRecord::SnapshotEnd { collection, end }));
+    assert_eq!(vectors::decode(&written(None, None, &[])), Ok(VectorRecord::Nothing));
 }
 
 #[test]
 fn a_point_of_another_program_has_no_provenance() {
     let value = json!({"collection_name": "books", "id": 7, "vector": {"text": [1, 0.5]}, "payload": null});
-    let Vectors::Upsert(found) = vectors::decode(&written(None, Some(value), &[])).unwrap() else {
+    let VectorRecord::Upsert(found) = vectors::decode(&written(None, Some(value), &[])).unwrap() else {
         panic!("no upsert")
     };
     assert_eq!((found.vector.as_slice(), found.vector_name.as_deref()), (&[1.0, 0.5][..], Some("text")));

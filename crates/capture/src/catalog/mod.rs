@@ -5,7 +5,7 @@
 //! - [`shape`]: what decides which rows a table has and how their values read
 //! - [`tables`]: tables with their columns, keys and rights
 //! - [`types`]: how the values of a type are read, and what makes two of them equal
-//! - [`Catalog`]: the sessions for all questions to the catalogue
+//! - [`CatalogSessions`]: the sessions for all questions to the catalogue
 
 mod server;
 mod service;
@@ -23,21 +23,22 @@ pub use service::Service;
 pub(crate) use shape::shapes;
 pub use shape::{Alteration, Shape};
 pub(crate) use tables::{
-    ColumnFacts, Generated, Leaf, Owner, TableFacts, facts_by_name, facts_by_oid, facts_of, leaves, leaves_of,
+    ColumnFacts, Generated, Leaf, OwnerRole, TableFacts, estimate_rows, facts_by_name, facts_by_oid, facts_of, leaves,
+    leaves_of,
 };
 use tokio_util::sync::CancellationToken;
-pub(crate) use types::{equalities, resolve as resolve_types};
+pub(crate) use types::{FIRST_USER_DEFINED, equalities, resolve as resolve_types};
 use walvec_model::{Column, Lsn};
 
 use crate::CaptureError;
 use crate::connect::{ConnInfo, Hosts, Session, statement_error};
-use crate::value::Kind;
+use crate::value::ValueKind;
 
 /// A session that is opened when it is first needed, and again after it broke.
 type SessionSlot = tokio::sync::Mutex<Option<Arc<Session>>>;
 
 /// Answers questions about the source. Opens a new session when one broke.
-pub(crate) struct Catalog {
+pub(crate) struct CatalogSessions {
     /// The settings of the chosen host.
     pub(crate) info: ConnInfo,
     /// The session for questions that are answered at once.
@@ -50,14 +51,14 @@ pub(crate) struct Catalog {
     /// Cancelled when the server ends a session because it shuts down.
     pub(crate) shut_down: CancellationToken,
     /// The kinds of the types seen so far. The kind of an oid never changes.
-    kinds: Mutex<HashMap<u32, Kind>>,
+    kinds: Mutex<HashMap<u32, ValueKind>>,
     /// The equality operators of the types seen so far, from [`equalities`]; `None` if it is PostgreSQL's own `=`.
     equalities: Mutex<HashMap<u32, Option<String>>>,
     /// The server's position when rows were last read outside of snapshots and the stream.
     read_as_of: AtomicU64,
 }
 
-impl Catalog {
+impl CatalogSessions {
     /// Chooses the host on which all sessions are opened from then on.
     pub(crate) async fn connect(hosts: &Hosts) -> Result<Self, CaptureError> {
         let shut_down = CancellationToken::new();
@@ -116,7 +117,7 @@ impl Catalog {
     }
 
     /// Returns how to read the values of `columns`, in their order. `key` holds the indexes of the key columns.
-    pub(crate) async fn kinds_of(&self, columns: &[Column], key: &[usize]) -> Result<Vec<Kind>, CaptureError> {
+    pub(crate) async fn kinds_of(&self, columns: &[Column], key: &[usize]) -> Result<Vec<ValueKind>, CaptureError> {
         let missing = unknown(&self.kinds, columns);
         if !missing.is_empty() {
             let found = types::kinds(&*self.session().await?, &missing).await?;
@@ -124,7 +125,7 @@ impl Catalog {
         }
         let known = lock(&self.kinds);
         let kind = |(index, column): (usize, &Column)| {
-            let kind = known.get(&column.type_oid).cloned().unwrap_or(Kind::Text);
+            let kind = known.get(&column.type_oid).cloned().unwrap_or(ValueKind::Text);
             if key.contains(&index) { kind.in_key() } else { kind }
         };
         Ok(columns.iter().enumerate().map(kind).collect())

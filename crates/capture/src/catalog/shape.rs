@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use walvec_model::TableName;
 
+use super::FIRST_USER_DEFINED;
 use crate::CaptureError;
 use crate::connect::{Session, statement_error};
 
@@ -152,9 +153,9 @@ impl Storage {
     }
 }
 
-/// Returns the statement, in which `$1` and `$2` are the tables' schemas and names. It uses a digest function that no
-/// server setting forbids.
-fn query(version: u32) -> String {
+/// Returns the beginning of the statement: the tables (`root`), each with its partitions (`part`) and with the types that are not the
+/// server's own and that its columns consist of (`own_type`).
+fn parts_and_types(version: u32) -> String {
     // Since 14, a partition can be detached in two steps. Statements ignore it after the first one.
     let (attached, ranges) = match version {
         140_000.. => {
@@ -176,14 +177,22 @@ fn query(version: u32) -> String {
              JOIN pg_inherits i ON i.inhparent = part.oid {attached}
          ), own_type AS (
              SELECT root.place, a.atttypid AS oid FROM root JOIN pg_attribute a ON a.attrelid = root.oid
-             WHERE a.attnum > 0 AND a.atttypid >= {FIRST_OWN}
+             WHERE a.attnum > 0 AND a.atttypid >= {FIRST_USER_DEFINED}
              UNION
              SELECT own_type.place, more.oid FROM own_type JOIN pg_type t ON t.oid = own_type.oid CROSS JOIN LATERAL (
                  SELECT t.typbasetype UNION ALL SELECT t.typelem
                  UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid {ranges}
                  UNION ALL SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0
-             ) AS more (oid) WHERE more.oid >= {FIRST_OWN}
-         ), attribute AS (
+             ) AS more (oid) WHERE more.oid >= {FIRST_USER_DEFINED}
+         )"
+    )
+}
+
+/// Returns the statement, in which `$1` and `$2` are the tables' schemas and names. It uses a digest function that no
+/// server setting forbids.
+fn query(version: u32) -> String {
+    format!(
+        "{parts_and_types}, attribute AS (
              SELECT root.place,
                     string_agg(concat_ws(':', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated), ',' ORDER BY a.attnum)
                         AS columns,
@@ -221,14 +230,12 @@ fn query(version: u32) -> String {
          FROM root
          LEFT JOIN attribute USING (place) LEFT JOIN domain USING (place) LEFT JOIN composite USING (place)
          LEFT JOIN label USING (place) LEFT JOIN key USING (place) LEFT JOIN leaf USING (place)",
+        parts_and_types = parts_and_types(version),
         columns = digest("concat_ws(';', attribute.columns, domain.bases, composite.parts)"),
         versions = digest("coalesce(attribute.versions, '')"),
         identity = digest("concat_ws(';', root.relreplident, key.keys, leaf.identities)"),
     )
 }
-
-/// `FirstNormalObjectId`: types with lower oids come with the server and never change.
-const FIRST_OWN: u32 = 16_384;
 
 fn digest(text: &str) -> String {
     format!("encode(substr(sha256(convert_to({text}, getdatabaseencoding())), 1, 16), 'hex')")

@@ -31,9 +31,9 @@ pub(crate) struct TableFacts {
     /// Whether the role may read the column ctid (-1), which is needed to read rows in pieces.
     pub(crate) reads_ctid: bool,
     /// The table's owner.
-    pub(crate) owner: Owner,
+    pub(crate) owner: OwnerRole,
     /// The owner of the table's schema.
-    pub(crate) schema_owner: Owner,
+    pub(crate) schema_owner: OwnerRole,
     /// Whether policies hide rows from the role.
     pub(crate) row_security: bool,
     /// All columns in the order of the table, generated ones included.
@@ -48,12 +48,12 @@ pub(crate) struct TableFacts {
 
 /// A role that owns something, and can grant rights on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Owner {
+pub(crate) struct OwnerRole {
     pub(crate) name: String,
     pub(crate) is_superuser: bool,
 }
 
-impl Owner {
+impl OwnerRole {
     /// Reads the owner from two columns of `row`, starting at `index`.
     pub(crate) fn at(row: &tokio_postgres::Row, index: usize) -> Self {
         Self { name: row.get(index), is_superuser: row.get(index + 1) }
@@ -208,6 +208,32 @@ pub(crate) async fn facts_of<'n>(
     Ok(found.into_iter().map(|facts| (facts.name.clone(), facts)).collect())
 }
 
+/// Returns how many rows each table has, by the server's statistics; 0 if there are none yet.
+pub(crate) async fn estimate_rows<'n>(
+    session: &Session,
+    names: impl Iterator<Item = &'n TableName>,
+) -> Result<Vec<(TableName, u64)>, CaptureError> {
+    // A partitioned table itself is not always analysed, but its leaves are.
+    let query = "
+        SELECT n.nspname::text, r.relname::text, coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint
+        FROM unnest($1::text[], $2::text[]) AS wanted (schema, name)
+        JOIN pg_namespace n ON n.nspname = wanted.schema
+        JOIN pg_class r ON r.relnamespace = n.oid AND r.relname = wanted.name
+        CROSS JOIN LATERAL (SELECT relid FROM pg_partition_tree(r.oid) WHERE isleaf
+                            UNION SELECT r.oid WHERE r.relkind <> 'p') AS leaf
+        JOIN pg_class c ON c.oid = leaf.relid
+        GROUP BY n.nspname, r.relname";
+    let (schemas, names): (Vec<&str>, Vec<&str>) =
+        names.map(|table| (table.schema.as_str(), table.name.as_str())).unzip();
+    let rows = session.query(query, &[&schemas, &names]).await;
+    let rows = rows.map_err(|error| statement_error("estimating the size of the tables", &error))?;
+    let estimate = |row: &tokio_postgres::Row| {
+        let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+        (table, u64::try_from(row.get::<_, i64>(2)).unwrap_or(0))
+    };
+    Ok(rows.iter().map(estimate).collect())
+}
+
 /// Returns the relation with this oid, if it still exists.
 pub(crate) async fn facts_by_oid(session: &Session, oid: u32) -> Result<Option<TableFacts>, CaptureError> {
     let query = format!("{TABLE} WHERE c.oid = $1");
@@ -262,8 +288,8 @@ fn relation(row: &tokio_postgres::Row) -> TableFacts {
         can_select: row.get(9),
         row_security: row.get(10),
         can_use_schema: row.get(11),
-        owner: Owner::at(row, 12),
-        schema_owner: Owner::at(row, 14),
+        owner: OwnerRole::at(row, 12),
+        schema_owner: OwnerRole::at(row, 14),
         reads_ctid: row.get(16),
         columns: Vec::new(),
         primary_key: None,

@@ -6,7 +6,11 @@ use walvec_model::Column;
 
 use crate::CaptureError;
 use crate::connect::{Session, statement_error};
-use crate::value::{Kind, TypeFacts, model_type};
+use crate::value::{TypeFacts, ValueKind, model_type};
+
+/// The first oid of user-defined objects: `FirstNormalObjectId` in PostgreSQL's `access/transam.h`. Types with lower oids come with the
+/// server and never change.
+pub(crate) const FIRST_USER_DEFINED: u32 = 16_384;
 
 /// Follows domains to their base types and arrays to their elements. Only the output of `array_out` is an array
 /// literal; `int2vector` and similar types have elements too, but print differently.
@@ -38,9 +42,9 @@ pub(super) async fn facts(session: &Session, oids: &[u32]) -> Result<HashMap<u32
 }
 
 /// Returns the kinds of the types `oids`. A type that no longer exists counts as text.
-pub(super) async fn kinds(session: &Session, oids: &[u32]) -> Result<HashMap<u32, Kind>, CaptureError> {
+pub(super) async fn kinds(session: &Session, oids: &[u32]) -> Result<HashMap<u32, ValueKind>, CaptureError> {
     let facts = facts(session, oids).await?;
-    Ok(oids.iter().map(|&oid| (oid, Kind::resolve(oid, &facts))).collect())
+    Ok(oids.iter().map(|&oid| (oid, ValueKind::resolve(oid, &facts))).collect())
 }
 
 /// Sets the type of each column, given its type modifier.

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::connstring::invalid;
-use super::target::{Standing, Target};
+use super::target::{Standing, TargetServer};
 use crate::CaptureError;
 use crate::sql::quote_ident;
 
@@ -87,7 +87,7 @@ pub(crate) struct ConnInfo {
     pub(super) direct_tls: bool,
     /// The file with the authorities to trust; `None` for those of the operating system.
     pub(super) root_cert: Option<PathBuf>,
-    pub(super) target: Target,
+    pub(super) target: TargetServer,
     pub(super) connect_timeout: Duration,
     pub(super) liveness: Liveness,
 }

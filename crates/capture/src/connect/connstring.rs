@@ -9,10 +9,10 @@ use percent_encoding::percent_decode_str;
 use crate::CaptureError;
 
 /// Settings with their names, decoded, in the order of the string. A list of hosts stays a comma-separated list.
-pub(super) type Settings = Vec<(String, String)>;
+pub(super) type NamedSettings = Vec<(String, String)>;
 
 /// Splits `text` into settings.
-pub(super) fn settings(text: &str) -> Result<Settings, CaptureError> {
+pub(super) fn settings(text: &str) -> Result<NamedSettings, CaptureError> {
     match text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://")) {
         Some(rest) => of_url(rest),
         None => of_pairs(text),
@@ -20,7 +20,7 @@ pub(super) fn settings(text: &str) -> Result<Settings, CaptureError> {
 }
 
 /// Splits `user:password@host:port,host:port/database?name=value&…`.
-fn of_url(url: &str) -> Result<Settings, CaptureError> {
+fn of_url(url: &str) -> Result<NamedSettings, CaptureError> {
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
     let (authority, database) = base.split_once('/').unwrap_or((base, ""));
     let (login, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
@@ -28,7 +28,7 @@ fn of_url(url: &str) -> Result<Settings, CaptureError> {
         return Err(invalid("the password holds an \"@\"; write it as %40"));
     }
     let (user, password) = login.split_once(':').map_or((login, None), |(user, password)| (user, Some(password)));
-    let mut found = Settings::new();
+    let mut found = NamedSettings::new();
     for (name, value) in [("user", Some(user)), ("password", password), ("dbname", Some(database))] {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
             found.push((name.to_owned(), decoded(value)?));
@@ -59,8 +59,8 @@ fn host_and_port(place: &str) -> (&str, &str) {
 }
 
 /// Splits `key = 'value'` pairs as libpq does: spaces around `=`, single quotes, backslash escapes.
-fn of_pairs(text: &str) -> Result<Settings, CaptureError> {
-    let mut found = Settings::new();
+fn of_pairs(text: &str) -> Result<NamedSettings, CaptureError> {
+    let mut found = NamedSettings::new();
     let mut input = text.trim_start();
     while !input.is_empty() {
         let (key, after) = input.split_once('=').ok_or_else(|| invalid("expected key=value pairs or postgres://"))?;

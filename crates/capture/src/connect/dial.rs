@@ -19,20 +19,20 @@ use super::wire::Stream;
 use crate::CaptureError;
 
 /// A connection on which no session was opened yet.
-pub(super) struct Connection {
+pub(super) struct DialedConnection {
     pub(super) stream: Box<dyn Stream>,
     /// The digest of the server's certificate that a login can be bound to; `None` without TLS, or if the certificate has none.
     pub(super) binding: Option<Vec<u8>>,
 }
 
 /// Connects to the server, encrypted as `sslmode` requires.
-pub(super) async fn open(info: &ConnInfo) -> Result<Connection, CaptureError> {
+pub(super) async fn open(info: &ConnInfo) -> Result<DialedConnection, CaptureError> {
     match &info.host {
         #[cfg(unix)]
         Host::Unix(directory) => {
             let path = directory.join(format!(".s.PGSQL.{}", info.port));
             let stream = in_time(info, UnixStream::connect(path)).await.map_err(|error| failed(info, &error))?;
-            Ok(Connection { stream: Box::new(stream), binding: None })
+            Ok(DialedConnection { stream: Box::new(stream), binding: None })
         }
         Host::Tcp(host) => {
             let stream = tcp(info, host).await.map_err(|error| failed(info, &error))?;
@@ -85,14 +85,14 @@ fn keep_alive(stream: &TcpStream, liveness: &Liveness) -> io::Result<()> {
     Ok(())
 }
 
-async fn secure(info: &ConnInfo, host: &str, mut stream: TcpStream) -> Result<Connection, CaptureError> {
+async fn secure(info: &ConnInfo, host: &str, mut stream: TcpStream) -> Result<DialedConnection, CaptureError> {
     let refused = |reason: String| CaptureError::Tls { server: info.server(), reason };
     if info.ssl_mode == SslMode::Disable {
-        return Ok(Connection { stream: Box::new(stream), binding: None });
+        return Ok(DialedConnection { stream: Box::new(stream), binding: None });
     }
     if !info.direct_tls && !in_time(info, has_tls(&mut stream)).await.map_err(|error| failed(info, &error))? {
         return match info.ssl_mode {
-            SslMode::Prefer => Ok(Connection { stream: Box::new(stream), binding: None }),
+            SslMode::Prefer => Ok(DialedConnection { stream: Box::new(stream), binding: None }),
             _ => Err(refused("server does not support TLS".to_owned())),
         };
     }
@@ -104,7 +104,7 @@ async fn secure(info: &ConnInfo, host: &str, mut stream: TcpStream) -> Result<Co
     })?;
     let certificates = stream.get_ref().1.peer_certificates();
     let binding = certificates.and_then(|chain| chain.first()).and_then(|leaf| tls::end_point(leaf));
-    Ok(Connection { stream: Box::new(stream), binding })
+    Ok(DialedConnection { stream: Box::new(stream), binding })
 }
 
 /// Asks whether the server supports TLS.

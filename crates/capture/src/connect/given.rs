@@ -9,9 +9,9 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::config::ChannelBinding;
 
 use super::conninfo::{ConnInfo, Host, Liveness, SslMode};
-use super::connstring::{self, Settings, invalid};
+use super::connstring::{self, NamedSettings, invalid};
 use super::settings;
-use super::target::Target;
+use super::target::TargetServer;
 use crate::CaptureError;
 
 /// How long a connection attempt may take, unless `connect_timeout` is set.
@@ -22,9 +22,9 @@ const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 
 /// Parses `url` into the servers to try, in order; at least one.
 pub(super) fn parse(url: &SecretString) -> Result<Vec<ConnInfo>, CaptureError> {
-    let mut given = Given(connstring::settings(url.expose_secret())?);
+    let mut given = UnreadSettings(connstring::settings(url.expose_secret())?);
     let hosts = given.hosts()?;
-    let targets = Target::parse(given.take("target_session_attrs").as_deref(), hosts.len())?;
+    let targets = TargetServer::parse(given.take("target_session_attrs").as_deref(), hosts.len())?;
     let template = given.template()?;
     let of_host = |(host, address, port): &(Host, Option<IpAddr>, u16)| {
         let ssl_mode = template.ssl_mode_of(host);
@@ -35,6 +35,7 @@ pub(super) fn parse(url: &SecretString) -> Result<Vec<ConnInfo>, CaptureError> {
         .iter()
         .flat_map(|target| infos.iter().map(|info| ConnInfo { target: *target, ..info.clone() }))
         .collect();
+    debug_assert!(!infos.is_empty(), "there is a server to try");
     for info in &infos {
         if info.config.get_channel_binding() == ChannelBinding::Require && info.ssl_mode == SslMode::Disable {
             return Err(invalid(
@@ -46,12 +47,12 @@ pub(super) fn parse(url: &SecretString) -> Result<Vec<ConnInfo>, CaptureError> {
 }
 
 /// The settings that all hosts have in common.
-struct Template {
+struct CommonSettings {
     info: ConnInfo,
     ssl_mode: Option<SslMode>,
 }
 
-impl Template {
+impl CommonSettings {
     fn ssl_mode_of(&self, host: &Host) -> SslMode {
         let has_authority = self.info.root_cert.is_some();
         match self.ssl_mode {
@@ -67,9 +68,9 @@ impl Template {
 }
 
 /// The settings that were not read yet.
-struct Given(Settings);
+struct UnreadSettings(NamedSettings);
 
-impl Given {
+impl UnreadSettings {
     /// Removes and returns a setting. The last one counts, as in libpq, and an empty one counts as absent.
     fn take(&mut self, name: &str) -> Option<String> {
         let value = self.0.iter().rev().find(|(found, _)| found == name).map(|(_, value)| value.clone());
@@ -126,7 +127,7 @@ impl Given {
     }
 
     /// Reads all other settings. Those that remain are unknown.
-    fn template(mut self) -> Result<Template, CaptureError> {
+    fn template(mut self) -> Result<CommonSettings, CaptureError> {
         let mut config = tokio_postgres::Config::new();
         let user = self.take("user").unwrap_or_else(|| "postgres".to_owned());
         let database = self.take("dbname").unwrap_or_else(|| user.clone());
@@ -166,11 +167,11 @@ impl Given {
             ssl_mode: SslMode::Disable,
             direct_tls,
             root_cert,
-            target: Target::Any,
+            target: TargetServer::Any,
             connect_timeout,
             liveness,
         };
-        Ok(Template { info, ssl_mode })
+        Ok(CommonSettings { info, ssl_mode })
     }
 
     fn tls(&mut self) -> Result<(Option<SslMode>, Option<PathBuf>), CaptureError> {

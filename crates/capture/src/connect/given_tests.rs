@@ -67,10 +67,10 @@ fn several_hosts_are_read_in_both_forms_with_their_ports() {
 #[test]
 fn several_hosts_are_searched_for_the_primary_and_each_has_its_own_tls() {
     let targets = |url: &str| parse_all(url).unwrap().iter().map(|info| info.target).collect::<Vec<_>>();
-    assert_eq!(targets("postgres://u@h1,h2/d"), [Target::ReadWrite; 2]);
-    assert_eq!(targets("postgres://u@h1,h2/d?target_session_attrs=any"), [Target::Any; 2]);
-    assert_eq!(targets("postgres://u@h1/d"), [Target::Any]);
-    assert_eq!(targets("postgres://u@h1/d?target_session_attrs=primary"), [Target::Primary]);
+    assert_eq!(targets("postgres://u@h1,h2/d"), [TargetServer::ReadWrite; 2]);
+    assert_eq!(targets("postgres://u@h1,h2/d?target_session_attrs=any"), [TargetServer::Any; 2]);
+    assert_eq!(targets("postgres://u@h1/d"), [TargetServer::Any]);
+    assert_eq!(targets("postgres://u@h1/d?target_session_attrs=primary"), [TargetServer::Primary]);
     let modes: Vec<SslMode> =
         parse_all("host=db.example.com,localhost,/run/x user=u").unwrap().iter().map(|info| info.ssl_mode).collect();
     assert_eq!(modes, [SslMode::VerifyFull, SslMode::Prefer, SslMode::Disable]);

@@ -9,7 +9,7 @@ use tokio_postgres::config::ChannelBinding;
 
 use super::conninfo::ConnInfo;
 use super::dial;
-use super::wire::{Message, Wire, WireError};
+use super::wire::{ServerMessage, Wire, WireError};
 use crate::CaptureError;
 
 /// Connects in replication mode and logs in.
@@ -53,19 +53,19 @@ async fn authenticate(wire: &mut Wire, info: &ConnInfo, end_point: Option<Vec<u8
     let mut login = Login { user: &info.user, password: info.config.get_password(), binding, scram: None };
     loop {
         let question = match wire.receive().await.map_err(failed)? {
-            Message { tag: b'R', body } => body,
-            Message { tag, .. } => return Err(failed(WireError::Unexpected(tag))),
+            ServerMessage { tag: b'R', body } => body,
+            ServerMessage { tag, .. } => return Err(failed(WireError::Unexpected(tag))),
         };
         match login.answer(question) {
-            Ok(Answer::Say(words)) => {
+            Ok(AuthReply::Say(words)) => {
                 let say = |buffer: &mut BytesMut| {
                     buffer.extend_from_slice(&words);
                     Ok(())
                 };
                 wire.send(say).await.map_err(failed)?;
             }
-            Ok(Answer::Listen) => {}
-            Ok(Answer::Welcome) => return Ok(()),
+            Ok(AuthReply::Listen) => {}
+            Ok(AuthReply::Welcome) => return Ok(()),
             Err(error) => return Err(CaptureError::Auth { server: info.server(), reason: error.to_string() }),
         }
     }
@@ -116,7 +116,7 @@ struct Login<'a> {
 }
 
 /// The answer to an authentication request.
-enum Answer {
+enum AuthReply {
     Say(BytesMut),
     Listen,
     Welcome,
@@ -124,14 +124,14 @@ enum Answer {
 
 impl Login<'_> {
     /// Answers an Authentication message.
-    fn answer(&mut self, mut question: Bytes) -> io::Result<Answer> {
+    fn answer(&mut self, mut question: Bytes) -> io::Result<AuthReply> {
         let mut words = BytesMut::new();
         match (question.try_get_u32().unwrap_or(u32::MAX), &mut self.scram) {
             (0, None) => {
                 self.binding.refuse_unbound()?;
-                return Ok(Answer::Welcome);
+                return Ok(AuthReply::Welcome);
             }
-            (0, Some((_, true))) => return Ok(Answer::Welcome),
+            (0, Some((_, true))) => return Ok(AuthReply::Welcome),
             (0, Some((_, false))) => {
                 return Err(io::Error::other("the server did not prove that it knows the password"));
             }
@@ -158,7 +158,7 @@ impl Login<'_> {
             (12, Some((scram, proved))) => {
                 scram.finish(&question)?;
                 *proved = true;
-                return Ok(Answer::Listen);
+                return Ok(AuthReply::Listen);
             }
             (method, _) => {
                 return Err(io::Error::other(format!(
@@ -166,7 +166,7 @@ impl Login<'_> {
                 )));
             }
         }
-        Ok(Answer::Say(words))
+        Ok(AuthReply::Say(words))
     }
 
     fn password(&self) -> io::Result<&[u8]> {
@@ -186,10 +186,10 @@ mod tests {
         Login { user: "u", password, binding: Binding { asked, end_point }, scram: None }
     }
 
-    fn said(answer: io::Result<Answer>) -> Vec<u8> {
+    fn said(answer: io::Result<AuthReply>) -> Vec<u8> {
         match answer {
-            Ok(Answer::Say(words)) => words.to_vec(),
-            Ok(Answer::Listen | Answer::Welcome) => panic!("nothing was said"),
+            Ok(AuthReply::Say(words)) => words.to_vec(),
+            Ok(AuthReply::Listen | AuthReply::Welcome) => panic!("nothing was said"),
             Err(error) => panic!("{error}"),
         }
     }
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn a_server_that_skips_its_own_proof_is_not_trusted() {
         let mut login = login(Some(b"p"), ChannelBinding::Prefer, None);
-        assert!(matches!(login.answer(question(10, b"SCRAM-SHA-256\0\0")), Ok(Answer::Say(_))));
+        assert!(matches!(login.answer(question(10, b"SCRAM-SHA-256\0\0")), Ok(AuthReply::Say(_))));
         assert!(login.answer(question(0, b"")).is_err());
         assert!(login.answer(question(3, b"")).is_err(), "nor does it get the password after all");
     }
@@ -236,6 +236,6 @@ mod tests {
             assert_eq!(told.as_deref(), Some("the server wants a password, and none is given"));
         }
         let mut login = login(None, ChannelBinding::Prefer, None);
-        assert!(matches!(login.answer(question(0, b"")), Ok(Answer::Welcome)));
+        assert!(matches!(login.answer(question(0, b"")), Ok(AuthReply::Welcome)));
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use walvec_model::Lsn;
 
-use super::target::{STANDING, Standing, Target};
+use super::target::{STANDING, Standing, TargetServer};
 use super::wire::{Wire, WireError};
 use super::{ConnInfo, inquiry, login, settings};
 use crate::CaptureError;
@@ -35,7 +35,7 @@ impl Replication {
         let cell = |index: usize| row.get(index).cloned().flatten().unwrap_or_default();
         settings::refuse_shared(info, &cell(1))?;
         session.pid = cell(0).parse().unwrap_or(0);
-        if info.target != Target::Any {
+        if info.target != TargetServer::Any {
             let row = session.query(STANDING).await?;
             let is = |index: usize| row.get(index).is_some_and(|cell| cell.as_deref() == Some("t"));
             info.refuse_other_target(Standing { in_recovery: is(0), read_only: is(1) })?;

@@ -18,13 +18,13 @@ use super::dial;
 use super::wire::Stream;
 
 /// The future that drives a session.
-pub(super) type Connection = tokio_postgres::Connection<Box<dyn Stream>, Secured<Box<dyn Stream>>>;
+pub(super) type SessionDriver = tokio_postgres::Connection<Box<dyn Stream>, Secured<Box<dyn Stream>>>;
 
 /// Logs in on an open connection.
 pub(super) async fn log_in(
     config: &Config,
-    connection: dial::Connection,
-) -> Result<(Client, Connection), tokio_postgres::Error> {
+    connection: dial::DialedConnection,
+) -> Result<(Client, SessionDriver), tokio_postgres::Error> {
     let mut config = config.clone();
     config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
     config.connect_raw(connection.stream, Handshaken { binding: connection.binding }).await

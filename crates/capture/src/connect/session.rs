@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use walvec_model::with_causes;
 
-use super::target::{STANDING, Standing, Target};
+use super::target::{STANDING, Standing, TargetServer};
 use super::{ConnInfo, dial, inquiry, secured, settings, tls};
 use crate::CaptureError;
 use crate::limits::{Resource, is_too_large};
@@ -82,7 +82,7 @@ impl Session {
     /// Fails if the server does not match `target_session_attrs`. Has to run before the settings are pinned, because
     /// they would change the answer.
     async fn refuse_other_target(&self) -> Result<(), CaptureError> {
-        if self.info.target == Target::Any {
+        if self.info.target == TargetServer::Any {
             return Ok(());
         }
         let row = self.client.query_one(STANDING, &[]).await;
@@ -166,7 +166,7 @@ pub(super) fn no_answer(info: &ConnInfo) -> CaptureError {
 }
 
 /// Opens a session of tokio-postgres on a connection that walvec has opened.
-pub(super) fn log_in(info: &ConnInfo) -> BoxFuture<'_, Result<(Client, secured::Connection), CaptureError>> {
+pub(super) fn log_in(info: &ConnInfo) -> BoxFuture<'_, Result<(Client, secured::SessionDriver), CaptureError>> {
     Box::pin(async move {
         let connection = dial::open(info).await?;
         secured::log_in(&info.config, connection).await.map_err(|error| connect_error(info, &error))

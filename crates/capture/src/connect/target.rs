@@ -5,7 +5,7 @@ use crate::CaptureError;
 
 /// What kind of server is required.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Target {
+pub(crate) enum TargetServer {
     Any,
     ReadWrite,
     ReadOnly,
@@ -28,7 +28,7 @@ pub(super) const STANDING: &str = "
                    WHERE name = 'default_transaction_read_only' AND setting = 'on'
                      AND source NOT IN ('user', 'database', 'database user', 'client', 'session'))";
 
-impl Target {
+impl TargetServer {
     /// Parses the setting into the requirements to try, in order. With several hosts, the default is a server that
     /// accepts writes, because walvec creates publications and slots, which a standby refuses.
     pub(super) fn parse(given: Option<&str>, hosts: usize) -> Result<&'static [Self], CaptureError> {
@@ -82,11 +82,11 @@ mod tests {
         let standby = Standing { in_recovery: true, read_only: false };
         let closed = Standing { in_recovery: false, read_only: true };
         for (target, [on_primary, on_standby, on_closed]) in [
-            (Target::Any, [true, true, true]),
-            (Target::ReadWrite, [true, false, false]),
-            (Target::ReadOnly, [false, true, true]),
-            (Target::Primary, [true, false, true]),
-            (Target::Standby, [false, true, false]),
+            (TargetServer::Any, [true, true, true]),
+            (TargetServer::ReadWrite, [true, false, false]),
+            (TargetServer::ReadOnly, [false, true, true]),
+            (TargetServer::Primary, [true, false, true]),
+            (TargetServer::Standby, [false, true, false]),
         ] {
             let fits = |found| target.contradiction(found).is_none();
             assert_eq!([fits(primary), fits(standby), fits(closed)], [on_primary, on_standby, on_closed], "{target:?}");
@@ -95,10 +95,10 @@ mod tests {
 
     #[test]
     fn several_hosts_mean_the_primary_unless_something_else_is_said() {
-        assert_eq!(Target::parse(None, 1).unwrap(), [Target::Any]);
-        assert_eq!(Target::parse(None, 2).unwrap(), [Target::ReadWrite]);
-        assert_eq!(Target::parse(Some("any"), 2).unwrap(), [Target::Any]);
-        assert_eq!(Target::parse(Some("prefer-standby"), 2).unwrap(), [Target::Standby, Target::Any]);
-        assert!(Target::parse(Some("writable"), 2).is_err());
+        assert_eq!(TargetServer::parse(None, 1).unwrap(), [TargetServer::Any]);
+        assert_eq!(TargetServer::parse(None, 2).unwrap(), [TargetServer::ReadWrite]);
+        assert_eq!(TargetServer::parse(Some("any"), 2).unwrap(), [TargetServer::Any]);
+        assert_eq!(TargetServer::parse(Some("prefer-standby"), 2).unwrap(), [TargetServer::Standby, TargetServer::Any]);
+        assert!(TargetServer::parse(Some("writable"), 2).is_err());
     }
 }

@@ -35,7 +35,7 @@ pub(super) enum WireError {
 }
 
 /// A message from the server.
-pub(super) struct Message {
+pub(super) struct ServerMessage {
     pub(super) tag: u8,
     pub(super) body: Bytes,
 }
@@ -63,7 +63,7 @@ impl Wire {
 
     /// Waits for the next message that is not a notice. The server's errors are returned as `Err`. Cancellation safe:
     /// nothing is lost.
-    pub(super) async fn receive(&mut self) -> Result<Message, WireError> {
+    pub(super) async fn receive(&mut self) -> Result<ServerMessage, WireError> {
         loop {
             let Some(message) = self.buffered()? else {
                 self.fill().await?;
@@ -78,7 +78,7 @@ impl Wire {
         }
     }
 
-    fn buffered(&mut self) -> Result<Option<Message>, WireError> {
+    fn buffered(&mut self) -> Result<Option<ServerMessage>, WireError> {
         let Some(header) = self.read.first_chunk::<5>() else { return Ok(None) };
         let [tag, length @ ..] = *header;
         let length = usize::try_from(i32::from_be_bytes(length)).ok().filter(|&length| length >= 4);
@@ -89,7 +89,7 @@ impl Wire {
         }
         let mut body = self.read.split_to(total).freeze();
         body.advance(5);
-        Ok(Some(Message { tag, body }))
+        Ok(Some(ServerMessage { tag, body }))
     }
 
     async fn fill(&mut self) -> Result<(), WireError> {
@@ -107,11 +107,11 @@ impl Wire {
         let mut failed = None;
         loop {
             match self.receive().await {
-                Ok(Message { tag: b'T', .. }) => row.clear(),
-                Ok(Message { tag: b'D', body }) if row.is_empty() => row = data_row(body)?,
-                Ok(Message { tag: b'Z', .. }) => return failed.map_or(Ok(row), Err),
-                Ok(Message { tag: b'D' | b'C' | b'I', .. }) => {}
-                Ok(Message { tag, .. }) => return Err(WireError::Unexpected(tag)),
+                Ok(ServerMessage { tag: b'T', .. }) => row.clear(),
+                Ok(ServerMessage { tag: b'D', body }) if row.is_empty() => row = data_row(body)?,
+                Ok(ServerMessage { tag: b'Z', .. }) => return failed.map_or(Ok(row), Err),
+                Ok(ServerMessage { tag: b'D' | b'C' | b'I', .. }) => {}
+                Ok(ServerMessage { tag, .. }) => return Err(WireError::Unexpected(tag)),
                 // The server reports when it is ready again, even after an error.
                 Err(error @ WireError::Server { .. }) => failed = Some(error),
                 Err(error) => return Err(error),
@@ -123,18 +123,18 @@ impl Wire {
     pub(super) async fn start_copy(&mut self, command: &str) -> Result<(), WireError> {
         self.send(|buffer| frontend::query(command, buffer)).await?;
         match self.receive().await? {
-            Message { tag: b'W', .. } => Ok(()),
-            Message { tag, .. } => Err(WireError::Unexpected(tag)),
+            ServerMessage { tag: b'W', .. } => Ok(()),
+            ServerMessage { tag, .. } => Err(WireError::Unexpected(tag)),
         }
     }
 
     /// Waits for the next piece of the COPY. Cancellation safe: nothing is lost.
     pub(super) async fn next_copy(&mut self) -> Result<Bytes, WireError> {
         match self.receive().await? {
-            Message { tag: b'd', body } => Ok(body),
+            ServerMessage { tag: b'd', body } => Ok(body),
             // A server that shuts down normally reports that the command is complete, without ending the copy first.
-            Message { tag: b'c' | b'C', .. } => Err(WireError::Ended),
-            Message { tag, .. } => Err(WireError::Unexpected(tag)),
+            ServerMessage { tag: b'c' | b'C', .. } => Err(WireError::Ended),
+            ServerMessage { tag, .. } => Err(WireError::Unexpected(tag)),
         }
     }
 

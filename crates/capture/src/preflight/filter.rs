@@ -10,21 +10,17 @@ use walvec_model::TableName;
 use super::rights::Rights;
 use super::{Finding, Remedy, Subject, identity};
 use crate::CaptureError;
-use crate::catalog::TableFacts;
+use crate::catalog::{FIRST_USER_DEFINED, TableFacts};
 use crate::config::TableSpec;
 use crate::connect::{Session, statement_error};
 use crate::published::Published;
-use crate::row_filter::{self, Verdict};
+use crate::row_filter::{self, FilterVerdict};
 use crate::sql::{quote_columns, quote_table};
-
-/// The first oid of user-defined objects: `FirstNormalObjectId` in PostgreSQL's `access/transam.h`.
-const FIRST_USER_DEFINED: u32 = 16_384;
 
 /// Returns the problems of a table's filter. `index` is the table's place in the configuration.
 pub(super) async fn findings(
     session: &Session,
-    index: usize,
-    spec: &TableSpec,
+    (index, spec): (usize, &TableSpec),
     facts: &TableFacts,
     published: Option<&Published>,
     rights: &Rights<'_>,
@@ -49,7 +45,7 @@ pub(super) async fn findings(
         None => false,
     };
     let verdict = match is_published {
-        true => Verdict::Fits,
+        true => FilterVerdict::Fits,
         false => {
             let setting = row_filter::setting(index);
             let verdict = row_filter::try_out(session, &setting, facts, filter, rights.may_create).await?;
@@ -58,9 +54,9 @@ pub(super) async fn findings(
     };
     let mut findings = Vec::from_iter(unseen);
     match verdict {
-        Verdict::Fits => {}
-        Verdict::Refused(error) => return Ok(vec![Finding::of(&error)]),
-        Verdict::Untried(why) => findings.push(untried(&row_filter::setting(index), &why)),
+        FilterVerdict::Fits => {}
+        FilterVerdict::Refused(error) => return Ok(vec![Finding::of(&error)]),
+        FilterVerdict::Untried(why) => findings.push(untried(&row_filter::setting(index), &why)),
     }
     if let Some(used) = used {
         let finding = outside_of_identity(session, facts, &used, rights).await?;
@@ -70,11 +66,18 @@ pub(super) async fn findings(
 }
 
 /// Refuses columns of user-defined types in a filter that could not be tried.
-fn refuse_user_defined(verdict: Verdict, setting: &str, facts: &TableFacts, used: Option<&[String]>) -> Verdict {
+fn refuse_user_defined(
+    verdict: FilterVerdict,
+    setting: &str,
+    facts: &TableFacts,
+    used: Option<&[String]>,
+) -> FilterVerdict {
     let is_used = |name: &String| used.is_some_and(|used| used.contains(name));
     let mut columns = facts.columns.iter().map(|column| &column.column).filter(|column| is_used(&column.name));
     match (verdict, columns.find(|column| column.type_oid >= FIRST_USER_DEFINED)) {
-        (Verdict::Untried(_), Some(column)) => Verdict::Refused(row_filter::user_defined(setting, &facts.name, column)),
+        (FilterVerdict::Untried(_), Some(column)) => {
+            FilterVerdict::Refused(row_filter::user_defined(setting, &facts.name, column))
+        }
         (verdict, _) => verdict,
     }
 }

@@ -4,7 +4,7 @@ use tokio_postgres::Client;
 use walvec_model::TableName;
 
 use super::rights::Rights;
-use super::{Finding, Owned, Remedy, Statement, Subject};
+use super::{Finding, OwnedObject, Remedy, Statement, Subject};
 use crate::CaptureError;
 use crate::catalog::TableFacts;
 use crate::connect::statement_error;
@@ -15,7 +15,7 @@ use crate::sql::{quote_columns, quote_table};
 /// Returns the statement that makes the server log whole old rows of `table`, which is the table of `facts` or one of
 /// its partitions.
 pub(super) fn full(table: &TableName, facts: &TableFacts, rights: &Rights<'_>) -> Statement {
-    let by = rights.actor(&facts.owner, Owned::Table(facts.name.clone()));
+    let by = rights.actor(&facts.owner, OwnedObject::Table(facts.name.clone()));
     Statement { by, sql: format!("ALTER TABLE {} REPLICA IDENTITY FULL;", quote_table(table)) }
 }
 
@@ -88,7 +88,7 @@ pub(super) fn unsent(
     let key_is_sent =
         facts.primary_key.as_ref().is_some_and(|key| !facts.primary_key_deferrable && key.iter().all(is_sent));
     let to_default = |table: &&TableName| Statement {
-        by: rights.actor(&facts.owner, Owned::Table(facts.name.clone())),
+        by: rights.actor(&facts.owner, OwnedObject::Table(facts.name.clone())),
         sql: format!("ALTER TABLE {} REPLICA IDENTITY DEFAULT;", quote_table(table)),
     };
     let remedy = match key_is_sent {

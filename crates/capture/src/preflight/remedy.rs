@@ -58,7 +58,7 @@ pub enum Actor {
         /// The role.
         role: String,
         /// What the role owns.
-        of: Owned,
+        of: OwnedObject,
     },
 }
 
@@ -67,7 +67,7 @@ impl Actor {
     const fn rank(&self) -> u8 {
         match self {
             Self::Administrator => 0,
-            Self::Owner { of: Owned::Database, .. } => 1,
+            Self::Owner { of: OwnedObject::Database, .. } => 1,
             Self::Owner { .. } => 2,
         }
     }
@@ -82,7 +82,7 @@ impl Actor {
 
 /// Something that has an owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Owned {
+pub enum OwnedObject {
     /// The database.
     Database,
     /// A schema.
@@ -93,7 +93,7 @@ pub enum Owned {
     Publication(String),
 }
 
-impl fmt::Display for Owned {
+impl fmt::Display for OwnedObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Database => f.write_str("the database"),
@@ -110,12 +110,12 @@ pub struct Script {
     /// The database to connect to.
     pub database: String,
     /// The statements of each role, in order.
-    pub parts: Vec<Part>,
+    pub parts: Vec<ScriptPart>,
 }
 
 /// The statements that one role runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct ScriptPart {
     /// The role; `None` for a superuser or an administrator.
     pub role: Option<String>,
     /// A description of the role for users.
@@ -130,7 +130,7 @@ impl Script {
         let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
         let mut statements: Vec<&Statement> = errors.flat_map(|finding| finding.remedy.statements()).collect();
         statements.sort_by_key(|statement| statement.by.rank());
-        let mut parts: Vec<(&Actor, Vec<&Owned>, Vec<String>)> = Vec::new();
+        let mut parts: Vec<(&Actor, Vec<&OwnedObject>, Vec<String>)> = Vec::new();
         for Statement { by, sql } in statements {
             let index = parts.iter().position(|(actor, ..)| actor.role() == by.role()).unwrap_or_else(|| {
                 parts.push((by, Vec::new(), Vec::new()));
@@ -146,18 +146,18 @@ impl Script {
                 lines.push(sql.clone());
             }
         }
-        let part = |(actor, owned, statements): (&Actor, Vec<&Owned>, Vec<String>)| Part {
+        let part = |(actor, owned, statements): (&Actor, Vec<&OwnedObject>, Vec<String>)| ScriptPart {
             role: actor.role().map(str::to_owned),
             who: who(actor.role(), &owned, service),
             statements,
         };
-        let parts: Vec<Part> = parts.into_iter().map(part).collect();
+        let parts: Vec<ScriptPart> = parts.into_iter().map(part).collect();
         (!parts.is_empty()).then(|| Self { database: database.to_owned(), parts })
     }
 }
 
 /// Describes a role, for example `"shop", who owns the database and public.books, or a superuser`.
-fn who(role: Option<&str>, owned: &[&Owned], service: Option<Service>) -> String {
+fn who(role: Option<&str>, owned: &[&OwnedObject], service: Option<Service>) -> String {
     let Some(role) = role else {
         return service.map_or_else(
             || "a superuser, or the administrator of a managed service".to_owned(),
@@ -180,7 +180,7 @@ impl fmt::Display for Script {
     /// Formats the script as lines for psql, with comments that name the role for each part.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut lines = vec![format!("-- in psql, connected to the database \"{}\"", self.database)];
-        for Part { who, statements, .. } in &self.parts {
+        for ScriptPart { who, statements, .. } in &self.parts {
             lines.push(format!("-- as {who}"));
             lines.extend(statements.iter().cloned());
         }
@@ -207,7 +207,7 @@ mod tests {
         Finding::error("E_RIGHTS", "something is missing", Remedy::Statements(statements))
     }
 
-    fn owner(role: &str, of: Owned) -> Actor {
+    fn owner(role: &str, of: OwnedObject) -> Actor {
         Actor::Owner { role: role.to_owned(), of }
     }
 
@@ -217,11 +217,11 @@ mod tests {
 
     #[test]
     fn what_makes_others_possible_comes_first_and_each_role_has_one_part() {
-        let table = Owned::Table(TableName::new("public", "t"));
+        let table = OwnedObject::Table(TableName::new("public", "t"));
         let findings = [
             error(vec![statement(owner("shop", table.clone()), "grant 1;")]),
             error(vec![
-                statement(owner("dba", Owned::Database), "grant create;"),
+                statement(owner("dba", OwnedObject::Database), "grant create;"),
                 statement(owner("shop", table), "create;"),
             ]),
             error(vec![statement(Actor::Administrator, "alter;"), statement(Actor::Administrator, "alter;")]),
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_managed_service_has_no_superuser() {
-        let schema = Owned::Schema("s".to_owned());
+        let schema = OwnedObject::Schema("s".to_owned());
         let findings = [error(vec![statement(Actor::Administrator, "a;"), statement(owner("shop", schema), "b;")])];
         let script = Script::of(&findings, "d", Some(Service::Rds)).unwrap().to_string();
         assert!(script.contains("as a member of rds_superuser") && !script.contains("a superuser"), "{script}");

@@ -2,10 +2,10 @@
 
 use walvec_model::TableName;
 
-use super::remedy::{Actor, Owned, Remedy, Statement};
+use super::remedy::{Actor, OwnedObject, Remedy, Statement};
 use super::{Finding, Severity, Subject};
 use crate::CaptureError;
-use crate::catalog::{ColumnFacts, Leaf, Owner, ServerFacts, TableFacts, facts_by_oid};
+use crate::catalog::{ColumnFacts, Leaf, OwnerRole, ServerFacts, TableFacts, facts_by_oid};
 use crate::connect::{Session, statement_error};
 use crate::published::Published;
 use crate::sql::{quote_columns, quote_ident, quote_table};
@@ -16,7 +16,7 @@ const DATABASE_OWNER: &str = "pg_database_owner";
 /// The role that walvec connects as, and the owners of what it needs.
 pub(super) struct Rights<'a> {
     pub(super) server: &'a ServerFacts,
-    database_owner: Owner,
+    database_owner: OwnerRole,
     /// Whether the role may create objects in the database.
     pub(super) may_create: bool,
 }
@@ -30,7 +30,7 @@ const QUERY: &str = "
 impl<'a> Rights<'a> {
     pub(super) async fn of(session: &Session, server: &'a ServerFacts) -> Result<Self, CaptureError> {
         let row = session.query_one(QUERY, &[]).await.map_err(|error| statement_error("checking rights", &error))?;
-        Ok(Self { server, database_owner: Owner::at(&row, 0), may_create: row.get(2) })
+        Ok(Self { server, database_owner: OwnerRole::at(&row, 0), may_create: row.get(2) })
     }
 
     /// Returns the role, quoted.
@@ -39,8 +39,8 @@ impl<'a> Rights<'a> {
     }
 
     /// Returns the role that may run a statement reserved to the owner of `of`.
-    pub(super) fn actor(&self, owner: &Owner, of: Owned) -> Actor {
-        if owner.name == DATABASE_OWNER && of != Owned::Database {
+    pub(super) fn actor(&self, owner: &OwnerRole, of: OwnedObject) -> Actor {
+        if owner.name == DATABASE_OWNER && of != OwnedObject::Database {
             return self.actor(&self.database_owner, of);
         }
         if owner.is_superuser {
@@ -90,7 +90,7 @@ impl<'a> Rights<'a> {
             let ctid = (!facts.reads_ctid).then_some("ctid");
             let what =
                 if all { String::new() } else { format!(" ({})", quote_columns(hidden.iter().copied().chain(ctid))) };
-            let by = self.actor(&facts.owner, Owned::Table(table.clone()));
+            let by = self.actor(&facts.owner, OwnedObject::Table(table.clone()));
             statements.push(Statement { by, sql: format!("GRANT SELECT{what} ON {} TO {role};", quote_table(table)) });
             if !is_whole {
                 message =
@@ -104,7 +104,7 @@ impl<'a> Rights<'a> {
         if !statements.is_empty() {
             findings.push(missing(message, statements));
         } else if !facts.reads_ctid {
-            let by = self.actor(&facts.owner, Owned::Table(table.clone()));
+            let by = self.actor(&facts.owner, OwnedObject::Table(table.clone()));
             let sql = format!("GRANT SELECT (ctid) ON {} TO {role};", quote_table(table));
             let message = format!(
                 "role {role} may read columns of {table}, and not ctid: the table is copied by one statement, for whose end ALTER TABLE and \
@@ -130,14 +130,14 @@ impl<'a> Rights<'a> {
             facts.name
         );
         let sql = format!("GRANT TEMPORARY ON DATABASE {database} TO {role};");
-        missing(message, vec![Statement { by: self.actor(&self.database_owner, Owned::Database), sql }])
+        missing(message, vec![Statement { by: self.actor(&self.database_owner, OwnedObject::Database), sql }])
     }
 
     /// Returns the grant on the table's schema, without which nothing in it can be read, if it is missing.
     fn using_schema(&self, facts: &TableFacts) -> Option<Statement> {
         let schema = &facts.name.schema;
         (!facts.can_use_schema).then(|| Statement {
-            by: self.actor(&facts.schema_owner, Owned::Schema(schema.clone())),
+            by: self.actor(&facts.schema_owner, OwnedObject::Schema(schema.clone())),
             sql: format!("GRANT USAGE ON SCHEMA {} TO {};", quote_ident(schema), self.role()),
         })
     }
@@ -152,7 +152,7 @@ impl<'a> Rights<'a> {
         for leaf in leaves {
             let Some(facts) = facts_by_oid(session, leaf.oid).await? else { continue };
             statements.extend(self.using_schema(&facts).filter(|statement| !statements.contains(statement)));
-            let by = self.actor(&facts.owner, Owned::Table(leaf.name.clone()));
+            let by = self.actor(&facts.owner, OwnedObject::Table(leaf.name.clone()));
             let sql = format!("GRANT SELECT ON {} TO {};", quote_table(&leaf.name), self.role());
             statements.push(Statement { by, sql });
         }
@@ -167,7 +167,7 @@ impl<'a> Rights<'a> {
         tables: &[TableFacts],
         sql: String,
     ) -> Result<Option<Finding>, CaptureError> {
-        let mut owners: Vec<(&Owner, &TableName)> = Vec::new();
+        let mut owners: Vec<(&OwnerRole, &TableName)> = Vec::new();
         for facts in tables {
             if !owners.iter().any(|(owner, _)| **owner == facts.owner) {
                 owners.push((&facts.owner, &facts.name));
@@ -185,7 +185,7 @@ impl<'a> Rights<'a> {
                     true => None,
                     false => Some(self.grant_create(&owner.name)),
                 };
-                let by = self.actor(owner, Owned::Table((*table).clone()));
+                let by = self.actor(owner, OwnedObject::Table((*table).clone()));
                 grant.into_iter().chain([Statement { by, sql }]).collect()
             }
             // A publication has one owner, who must own all of its tables or be a superuser.
@@ -217,7 +217,7 @@ impl<'a> Rights<'a> {
         let row = session.query_one(query, &[&publication, &owners]).await;
         let row = row.map_err(|error| statement_error("checking rights", &error))?;
         let by = match row.get(2) {
-            true => self.actor(&Owner::at(&row, 0), Owned::Publication(publication.to_owned())),
+            true => self.actor(&OwnerRole::at(&row, 0), OwnedObject::Publication(publication.to_owned())),
             false => Actor::Administrator,
         };
         Ok(Statement { by, sql })
@@ -226,7 +226,7 @@ impl<'a> Rights<'a> {
     fn grant_create(&self, role: &str) -> Statement {
         let database = quote_ident(&self.server.database);
         Statement {
-            by: self.actor(&self.database_owner, Owned::Database),
+            by: self.actor(&self.database_owner, OwnedObject::Database),
             sql: format!("GRANT CREATE ON DATABASE {database} TO {};", quote_ident(role)),
         }
     }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use walvec_model::TableName;
 
 use super::rights::Rights;
-use super::{Finding, Known, Severity, Subject, lookups, of_table, tables};
+use super::{Finding, KnownTables, Severity, Subject, lookups, of_table, tables};
 use crate::CaptureError;
 use crate::catalog::ServerFacts;
 use crate::config::SourceConfig;
@@ -35,15 +35,15 @@ pub(crate) async fn unfit(
     let left_out = publication::left_out(session, config, &published, server.capabilities).await?;
     let left_out: HashSet<TableName> = left_out.into_iter().collect();
     let specs = config.published();
-    let known = Known::of(session, &specs).await?;
+    let known = KnownTables::of(session, &specs).await?;
     let mut found = Vec::new();
     for (index, spec) in specs.iter().enumerate() {
         let finding = match known.facts.get(&spec.name) {
             None => Some(tables::missing(&spec.name)),
             Some(facts) => {
                 let published = published.get(&spec.name);
-                let facts = (facts, &known.identities);
-                let findings = of_table(session, config, (index, spec), facts, published, &rights).await?;
+                let of = (facts, &known.identities, published);
+                let findings = of_table(session, config, (index, spec), of, &rights).await?;
                 let left_out = left_out.contains(&spec.name).then(|| not_published(&config.publication, &spec.name));
                 worst(findings.into_iter().chain(left_out))
             }
@@ -91,13 +91,13 @@ pub(crate) async fn breaking(
     let rights = Rights::of(session, server).await?;
     let published = published_tables(session, &config.publication, server.capabilities).await?;
     let specs = config.published();
-    let known = Known::of(session, &specs).await?;
+    let known = KnownTables::of(session, &specs).await?;
     let mut breaking = Vec::new();
     for (index, spec) in specs.iter().enumerate() {
         let Some(facts) = known.facts.get(&spec.name) else { continue };
         let published = published.get(&spec.name).filter(|_| when == Breaks::Now);
-        let of = (facts, &known.identities);
-        let findings = of_table(session, config, (index, spec), of, published, &rights).await?;
+        let of = (facts, &known.identities, published);
+        let findings = of_table(session, config, (index, spec), of, &rights).await?;
         let breaks = |finding: &Finding| {
             finding.severity == Severity::Error
                 && finding.code == "E_REPLICA_IDENTITY"

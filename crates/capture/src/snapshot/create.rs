@@ -7,7 +7,7 @@ use tracing::info;
 use walvec_model::Position;
 
 use crate::CaptureError;
-use crate::blockers::Shown;
+use crate::blockers::ShownBlockers;
 use crate::catalog::parse_lsn;
 use crate::connect::{Replication, Session};
 use crate::server::Source;
@@ -48,7 +48,7 @@ async fn create(source: &Source, command: impl FnOnce(i32) -> String) -> Result<
     let created = {
         let command = command(pid);
         let mut creation = std::pin::pin!(session.query(&command));
-        let shown = Shown(&source.waiting);
+        let shown = ShownBlockers(&source.waiting);
         let mut look = tokio::time::interval_at(tokio::time::Instant::now() + FIRST_LOOK, LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

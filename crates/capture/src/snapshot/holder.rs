@@ -10,14 +10,14 @@ use tokio_postgres::error::SqlState;
 
 /// A session with a transaction that only holds the snapshot, without a lock on any user table. While it is open, other
 /// sessions import the snapshot from it, and the server keeps the row versions that the snapshot sees.
-pub(super) struct Holder {
+pub(super) struct SnapshotHolder {
     /// Keeps the transaction open.
     _session: Session,
     /// The name for `SET TRANSACTION SNAPSHOT`.
     pub(super) snapshot: String,
 }
 
-impl Holder {
+impl SnapshotHolder {
     /// Takes the snapshot over from the session that created the slot. That session is free afterwards.
     pub(super) async fn take_over(source: &Source, exported: &Exported) -> Result<Self, CaptureError> {
         let session = Session::open(&source.catalog.info).await?;

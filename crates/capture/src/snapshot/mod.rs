@@ -40,7 +40,7 @@ use walvec_model::{Change, Position, RowKey, TableName};
 
 use crate::CaptureError;
 use crate::server::Source;
-use round::Round;
+use round::CopyRound;
 
 /// A copy of the configured tables as they were at one position.
 ///
@@ -70,7 +70,7 @@ pub(crate) fn begin(source: &Source) -> BoxFuture<'_, Result<Snapshot, CaptureEr
         source.published_tables().await?;
         let exported = create::slot(source).await?;
         let workers = source.config.copy_workers.max(1);
-        match Box::pin(Round::begin(source, exported, workers, plan::tables(source, None))).await {
+        match Box::pin(CopyRound::begin(source, exported, workers, plan::tables(source, None))).await {
             Ok(round) => Ok(copy(source, round)),
             Err(error) => {
                 // This slot will never be read, and would only hold back WAL.
@@ -104,12 +104,12 @@ pub(crate) fn reread<'a>(
         // The slot ends with its session. It is not streamed from: the rows come from the snapshot.
         let exported = create::temporary(source).await?;
         let plans = async { Ok(vec![plan::selected(source, published, rows).await?]) };
-        Ok(copy(source, Box::pin(Round::begin(source, exported, 1, plans)).await?))
+        Ok(copy(source, Box::pin(CopyRound::begin(source, exported, 1, plans)).await?))
     })
 }
 
 /// Starts to copy what a round has to read.
-fn copy(source: &Source, round: Round) -> Snapshot {
+fn copy(source: &Source, round: CopyRound) -> Snapshot {
     let position = round.position;
     let (chunks_in, chunks) = mpsc::channel(1);
     let mut tasks = JoinSet::new();

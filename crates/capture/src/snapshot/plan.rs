@@ -5,26 +5,26 @@ use std::sync::Arc;
 use walvec_model::{Column, Table, TableName};
 
 use super::Selection;
-use crate::CaptureError;
 use crate::catalog::{Leaf, leaves, leaves_of};
 use crate::connect::{Session, describe, statement_error};
 use crate::fetch::{self, KEYS_PER_STATEMENT};
 use crate::server::{PublishedTable, Source};
 use crate::sql::{quote_ident, quote_literal, quote_table};
-use crate::value::Kind;
+use crate::value::ValueKind;
+use crate::{CaptureError, row_filter};
 
 /// A table to copy.
 pub(super) struct Plan {
     pub(super) table: Arc<Table>,
-    pub(super) kinds: Arc<[Kind]>,
-    pub(super) parts: Vec<Part>,
+    pub(super) kinds: Arc<[ValueKind]>,
+    pub(super) parts: Vec<TablePart>,
     columns: String,
     /// Whether the server can read a range of ctids without reading the whole table.
     has_range_scan: bool,
 }
 
 /// Rows that can be read by one statement.
-pub(super) struct Part {
+pub(super) struct TablePart {
     /// The text after FROM.
     from: String,
     conditions: Vec<String>,
@@ -36,7 +36,7 @@ pub(super) struct Part {
     pub(super) is_selected: bool,
 }
 
-impl Part {
+impl TablePart {
     /// Returns whether a ctid identifies a row of the part.
     pub(super) const fn has_ctids(&self) -> bool {
         self.pages > 0 && self.leaves.len() == 1
@@ -52,28 +52,28 @@ pub(super) struct Pages {
 
 impl Plan {
     /// Returns the statement for the rows of a part in these pages, or in all pages for `None`.
-    pub(super) fn query(&self, part: &Part, pages: Option<Pages>) -> String {
+    pub(super) fn query(&self, part: &TablePart, pages: Option<Pages>) -> String {
         self.query_for(&self.columns, part, pages)
     }
 
     /// Returns the statement for the ctids of the rows in these pages.
-    pub(super) fn ctids(&self, part: &Part, pages: Option<Pages>) -> String {
+    pub(super) fn ctids(&self, part: &TablePart, pages: Option<Pages>) -> String {
         self.query_for("ctid::text", part, pages)
     }
 
-    fn query_for(&self, columns: &str, part: &Part, pages: Option<Pages>) -> String {
+    fn query_for(&self, columns: &str, part: &TablePart, pages: Option<Pages>) -> String {
         let range = pages.map(|pages| self.range(part, pages));
         let conditions: Vec<&str> = range.iter().chain(&part.conditions).map(String::as_str).collect();
         select(columns, &part.from, &conditions)
     }
 
     /// Returns the statement for the rows with these ctids, which come from [`ctids`](Self::ctids).
-    pub(super) fn query_at(&self, part: &Part, ctids: &[String]) -> String {
+    pub(super) fn query_at(&self, part: &TablePart, ctids: &[String]) -> String {
         select(&self.columns, &part.from, &[&at(ctids)])
     }
 
     /// Returns the statement for the keys of the rows with these ctids. All other columns are NULL.
-    pub(super) fn keys_at(&self, part: &Part, ctids: &[String]) -> String {
+    pub(super) fn keys_at(&self, part: &TablePart, ctids: &[String]) -> String {
         let column = |(index, column): (usize, &Column)| match self.table.key.contains(&index) {
             true => quote_ident(&column.name),
             false => "NULL".to_owned(),
@@ -82,7 +82,7 @@ impl Plan {
         select(&columns.join(", "), &part.from, &[&at(ctids)])
     }
 
-    fn range(&self, part: &Part, Pages { from, end }: Pages) -> String {
+    fn range(&self, part: &TablePart, Pages { from, end }: Pages) -> String {
         if self.has_range_scan {
             let from = format!("ctid >= '({from},0)'::tid");
             return end.map_or(from.clone(), |end| format!("{from} AND ctid < '({end},0)'::tid"));
@@ -156,18 +156,10 @@ async fn plan(
 
 /// Refuses a text that is not a complete condition by itself. It becomes part of a COPY, which takes no parameters.
 pub(super) async fn check(session: &Session, table: &TableName, condition: &str) -> Result<(), CaptureError> {
-    // Try two kinds of brackets: a text that is balanced in both cannot close either of them.
-    for bracketed in [format!("({condition}\n)"), format!("(ARRAY[{condition}\n])[1]")] {
-        let query = format!("SELECT 1 FROM {} WHERE {bracketed}", quote_table(table));
-        match session.prepare(&query).await {
-            Ok(_) => {}
-            Err(error) if is_about_the_statement(&error) => {
-                return Err(CaptureError::Condition { table: table.clone(), reason: describe(&error) });
-            }
-            Err(error) => return Err(statement_error("checking the condition", &error)),
-        }
-    }
-    Ok(())
+    row_filter::prepare(session, table, condition).await.map_err(|error| match is_about_the_statement(&error) {
+        true => CaptureError::Condition { table: table.clone(), reason: describe(&error) },
+        false => statement_error("checking the condition", &error),
+    })
 }
 
 /// Returns whether an error is about the statement: syntax, names, types and rights (SQLSTATE class 42), or invalid
@@ -176,10 +168,10 @@ fn is_about_the_statement(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|state| state.code().starts_with("42") || state.code().starts_with("22"))
 }
 
-fn parts(published: &PublishedTable, leaves: &[Leaf], condition: Option<&str>) -> Vec<Part> {
+fn parts(published: &PublishedTable, leaves: &[Leaf], condition: Option<&str>) -> Vec<TablePart> {
     let conditions = published.filter.as_deref().into_iter().chain(condition);
     let conditions: Vec<String> = conditions.map(str::to_owned).collect();
-    let part = |from: String, leaves: &[Leaf], reads_ctid: bool| Part {
+    let part = |from: String, leaves: &[Leaf], reads_ctid: bool| TablePart {
         from,
         conditions: conditions.clone(),
         leaves: leaves.iter().map(|leaf| leaf.oid).collect(),

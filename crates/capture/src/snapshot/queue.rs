@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use walvec_model::TableName;
 
-use super::plan::{Pages, Part, Plan};
+use super::plan::{Pages, Plan, TablePart};
 
 /// The desired amount of text in a piece, in bytes: large enough that the cost of one more statement does not matter.
 const PIECE_BYTES: u64 = 8 << 20;
@@ -32,7 +32,7 @@ pub(super) struct Piece {
 }
 
 impl Piece {
-    pub(super) fn part(&self) -> &Part {
+    pub(super) fn part(&self) -> &TablePart {
         &self.plan.parts[self.part]
     }
 
@@ -57,9 +57,9 @@ impl Piece {
 }
 
 /// The pieces that no worker has taken yet, and the tables that have to be read again.
-pub(super) struct Queue(Mutex<State>);
+pub(super) struct PieceQueue(Mutex<QueueState>);
 
-struct State {
+struct QueueState {
     /// What is left of each part, as one piece. It is cut when a worker takes from it.
     left: VecDeque<Piece>,
     /// The number of pages in the next piece of each table.
@@ -67,7 +67,7 @@ struct State {
     rewritten: BTreeSet<TableName>,
 }
 
-impl Queue {
+impl PieceQueue {
     pub(super) fn new(plans: Vec<Plan>) -> Self {
         let plans: Vec<Arc<Plan>> = plans.into_iter().map(Arc::new).collect();
         let whole = |plan: &Arc<Plan>| {
@@ -81,7 +81,7 @@ impl Queue {
         };
         let left = plans.iter().flat_map(whole).collect();
         let pages = plans.into_iter().map(|plan| (plan, FIRST_PAGES)).collect();
-        Self(Mutex::new(State { left, pages, rewritten: BTreeSet::new() }))
+        Self(Mutex::new(QueueState { left, pages, rewritten: BTreeSet::new() }))
     }
 
     /// Takes the next piece; `None` if there is nothing left.
@@ -148,12 +148,12 @@ impl Queue {
         self.lock().rewritten.iter().cloned().collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl QueueState {
     fn pages_of(&mut self, plan: &Arc<Plan>) -> &mut u64 {
         let index = self.pages.iter().position(|(known, _)| Arc::ptr_eq(known, plan)).unwrap_or(0);
         &mut self.pages[index].1

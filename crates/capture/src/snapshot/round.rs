@@ -8,12 +8,12 @@ use tokio::task::JoinSet;
 use walvec_model::{Cell, Change, Op, Position, TableName};
 
 use super::create::{self, Exported};
-use super::holder::Holder;
+use super::holder::SnapshotHolder;
 use super::one_by_one;
 use super::plan::{self, Plan};
-use super::queue::Queue;
+use super::queue::PieceQueue;
 use super::spool::{PIECES, Spool, Spooled};
-use super::worker::Worker;
+use super::worker::CopyWorker;
 use crate::CaptureError;
 use crate::connect::Session;
 use crate::copy_text::RowDecoder;
@@ -24,23 +24,23 @@ const CHUNK_ROWS: usize = 1000;
 /// The number of bytes of text at which a chunk ends.
 const CHUNK_BYTES: usize = 1 << 20;
 
-pub(super) type Chunks = mpsc::Sender<Result<Vec<Change>, CaptureError>>;
+pub(super) type ChunkSender = mpsc::Sender<Result<Vec<Change>, CaptureError>>;
 
 /// A piece that was read.
-pub(super) struct Read {
+pub(super) struct ReadPiece {
     pub(super) plan: Arc<Plan>,
     pub(super) rows: Spooled,
 }
 
 /// A snapshot that is being held, and what has to be read from it.
-pub(super) struct Round {
+pub(super) struct CopyRound {
     pub(super) position: Position,
-    holder: Holder,
+    holder: SnapshotHolder,
     sessions: Vec<Session>,
     plans: Vec<Plan>,
 }
 
-impl Round {
+impl CopyRound {
     /// Takes a snapshot over from the session that created its slot, and closes that session. Errors in the preparation
     /// are reported before anything is read.
     pub(super) async fn begin(
@@ -50,7 +50,7 @@ impl Round {
         plans: impl Future<Output = Result<Vec<Plan>, CaptureError>>,
     ) -> Result<Self, CaptureError> {
         let prepared = async {
-            let holder = Holder::take_over(source, &exported).await?;
+            let holder = SnapshotHolder::take_over(source, &exported).await?;
             let mut sessions = Vec::with_capacity(workers);
             for _ in 0..workers {
                 sessions.push(Session::open(&source.catalog.info).await?);
@@ -66,7 +66,7 @@ impl Round {
 
     /// Reads everything and hands it to `chunks`. Tables that were rewritten in the meantime are then read again, as of
     /// a later position.
-    pub(super) async fn run(mut self, source: Source, directory: Option<PathBuf>, chunks: Chunks) {
+    pub(super) async fn run(mut self, source: Source, directory: Option<PathBuf>, chunks: ChunkSender) {
         let spool = Spool::new(directory);
         loop {
             let workers = self.sessions.len();
@@ -105,14 +105,14 @@ impl Round {
     }
 
     /// Reads everything. Returns the tables that were rewritten in the meantime.
-    async fn read(self, source: &Source, spool: &Spool, chunks: &Chunks) -> Result<Vec<TableName>, CaptureError> {
+    async fn read(self, source: &Source, spool: &Spool, chunks: &ChunkSender) -> Result<Vec<TableName>, CaptureError> {
         let Self { position, holder, sessions, plans } = self;
-        let queue = Arc::new(Queue::new(plans));
+        let queue = Arc::new(PieceQueue::new(plans));
         // The spool bounds the number of pieces, so a worker that has read one never waits here.
         let (pieces_in, pieces) = mpsc::channel(PIECES + sessions.len());
         let mut workers = JoinSet::new();
         for session in sessions {
-            let worker = Worker {
+            let worker = CopyWorker {
                 info: source.catalog.info.clone(),
                 snapshot: holder.snapshot.as_str().into(),
                 spool: spool.clone(),
@@ -137,19 +137,19 @@ impl Round {
 }
 
 /// Prepares to read the tables once more, as of now.
-async fn again(source: &Source, tables: &[TableName], workers: usize) -> Result<Round, CaptureError> {
+async fn again(source: &Source, tables: &[TableName], workers: usize) -> Result<CopyRound, CaptureError> {
     let exported = create::temporary(source).await?;
-    Box::pin(Round::begin(source, exported, workers, plan::tables(source, Some(tables)))).await
+    Box::pin(CopyRound::begin(source, exported, workers, plan::tables(source, Some(tables)))).await
 }
 
 /// Hands out the rows in chunks, in the order of the pieces.
 async fn hand_out(
-    queue: &Queue,
-    mut pieces: mpsc::Receiver<Read>,
+    queue: &PieceQueue,
+    mut pieces: mpsc::Receiver<ReadPiece>,
     position: Position,
-    chunks: &Chunks,
+    chunks: &ChunkSender,
 ) -> Result<(), CaptureError> {
-    while let Some(Read { plan, rows }) = pieces.recv().await {
+    while let Some(ReadPiece { plan, rows }) = pieces.recv().await {
         let table = &plan.table;
         let mut decoder = RowDecoder::new(table, &plan.kinds);
         let (mut chunk, mut bytes) = (Vec::new(), 0);

@@ -31,16 +31,16 @@ const LENGTH: usize = 4;
 
 /// The spool's counters, and the directory for its files.
 #[derive(Clone)]
-pub(super) struct Spool(Arc<Inner>);
+pub(super) struct Spool(Arc<SpoolState>);
 
-struct Inner {
+struct SpoolState {
     directory: Option<PathBuf>,
     has_failed: AtomicBool,
-    waiting: watch::Sender<Waiting>,
+    waiting: watch::Sender<WaitingPieces>,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Waiting {
+struct WaitingPieces {
     pieces: usize,
     bytes: u64,
     in_memory: u64,
@@ -50,13 +50,13 @@ impl Spool {
     /// Creates a spool with files in `directory`, or in memory only if there is none.
     pub(super) fn new(directory: Option<PathBuf>) -> Self {
         let (has_failed, waiting) = (AtomicBool::new(false), watch::Sender::default());
-        Self(Arc::new(Inner { directory, has_failed, waiting }))
+        Self(Arc::new(SpoolState { directory, has_failed, waiting }))
     }
 
     /// Waits until a piece may be read.
     pub(super) async fn room(&self) {
         let most = if self.usable_directory().is_some() { ON_DISK } else { IN_MEMORY };
-        let has_room = |waiting: &Waiting| waiting.bytes < most && waiting.pieces < PIECES;
+        let has_room = |waiting: &WaitingPieces| waiting.bytes < most && waiting.pieces < PIECES;
         // `self` holds the sender, so this never fails.
         let _ = self.0.waiting.subscribe().wait_for(has_room).await;
     }
@@ -116,6 +116,7 @@ impl Spooled {
         self.spool.0.waiting.send_if_modified(|waiting| {
             waiting.bytes += untold;
             waiting.in_memory += untold;
+            debug_assert!(waiting.in_memory <= waiting.bytes, "what is in memory is a part of all");
             in_memory = waiting.in_memory;
             false
         });

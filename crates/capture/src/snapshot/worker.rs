@@ -10,8 +10,8 @@ use tokio_postgres::error::SqlState;
 
 use super::holder::import;
 use super::one_by_one;
-use super::queue::{LARGEST_PIECE, Piece, Queue};
-use super::round::Read;
+use super::queue::{LARGEST_PIECE, Piece, PieceQueue};
+use super::round::ReadPiece;
 use super::spool::{Spool, Spooled};
 use crate::connect::{ConnInfo, Session, statement_error};
 use crate::fetch::is_row_too_large;
@@ -22,26 +22,26 @@ const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// One of the tasks that copy pieces.
-pub(super) struct Worker {
+pub(super) struct CopyWorker {
     pub(super) info: ConnInfo,
     /// The name of the snapshot.
     pub(super) snapshot: Arc<str>,
     pub(super) spool: Spool,
-    pub(super) queue: Arc<Queue>,
-    pub(super) pieces: mpsc::Sender<Read>,
+    pub(super) queue: Arc<PieceQueue>,
+    pub(super) pieces: mpsc::Sender<ReadPiece>,
     /// The session. Between two pieces it is not in a transaction, and so holds no lock.
     pub(super) session: Option<Session>,
 }
 
 /// The outcome of copying a piece.
-enum Outcome {
+enum PieceOutcome {
     /// The rows, and how long they took to arrive.
     Read(Spooled, Duration),
     TooLarge,
     Rewritten,
 }
 
-impl Worker {
+impl CopyWorker {
     /// Copies pieces until there are none left, or until the receiver is gone. Ends with the first error that is not transient.
     pub(super) async fn run(mut self) -> Result<(), CaptureError> {
         let mut failed = 0;
@@ -50,20 +50,21 @@ impl Worker {
             self.spool.room().await;
             let Some(piece) = self.queue.take() else { return Ok(()) };
             let copied = self.copy(&piece).await;
-            if !matches!(copied, Ok(Outcome::Read(..))) {
+            if !matches!(copied, Ok(PieceOutcome::Read(..))) {
                 // The session may be in the middle of a statement, and is in a transaction in any case.
                 self.session = None;
             }
             match copied {
-                Ok(Outcome::Read(rows, took)) => {
+                Ok(PieceOutcome::Read(rows, took)) => {
                     failed = 0;
                     self.queue.learn(&piece, rows.bytes(), took);
-                    if self.pieces.send(Read { plan: piece.plan, rows }).await.is_err() {
+                    debug_assert!(self.pieces.capacity() > 0, "the spool bounds the number of pieces");
+                    if self.pieces.send(ReadPiece { plan: piece.plan, rows }).await.is_err() {
                         return Ok(());
                     }
                 }
-                Ok(Outcome::TooLarge) => self.queue.put_back_to_be_cut(piece),
-                Ok(Outcome::Rewritten) => self.queue.discard(&piece.plan.table.name),
+                Ok(PieceOutcome::TooLarge) => self.queue.put_back_to_be_cut(piece),
+                Ok(PieceOutcome::Rewritten) => self.queue.discard(&piece.plan.table.name),
                 Err(error) if passes(&error) && failed < ATTEMPTS => {
                     failed += 1;
                     tracing::warn!(table = %piece.plan.table.name, code = error.code(), "reading a piece again: {error}");
@@ -77,7 +78,7 @@ impl Worker {
 
     /// Copies one piece. The table is locked from the first statement until this function ends, and meanwhile it waits
     /// only for the server.
-    async fn copy(&mut self, piece: &Piece) -> Result<Outcome, CaptureError> {
+    async fn copy(&mut self, piece: &Piece) -> Result<PieceOutcome, CaptureError> {
         let session = match &mut self.session {
             Some(session) if !session.is_closed() => session,
             other => other.insert(Session::open(&self.info).await?),
@@ -86,23 +87,23 @@ impl Worker {
         let table = &piece.plan.table.name;
         let (rows, took) = match copy_rows(session, piece, &self.spool).await {
             Ok(Some(rows)) => rows,
-            Ok(None) => return Ok(Outcome::TooLarge),
-            Err(error) if is_row_too_large(&error) && piece.can_be_cut() => return Ok(Outcome::TooLarge),
+            Ok(None) => return Ok(PieceOutcome::TooLarge),
+            Err(error) if is_row_too_large(&error) && piece.can_be_cut() => return Ok(PieceOutcome::TooLarge),
             Err(error) if is_row_too_large(&error) && piece.part().has_ctids() => {
                 one_by_one::rows(session, &self.snapshot, piece, &self.spool).await?
             }
-            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(Outcome::Rewritten),
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(PieceOutcome::Rewritten),
             Err(error) if error.code().is_some_and(|state| ALTERED.contains(state)) => {
                 return Err(CaptureError::Rewritten { table: table.clone() });
             }
             Err(error) => return Err(statement_error(&format!("copying {table}"), &error)),
         };
         if is_rewritten(session, piece).await? {
-            return Ok(Outcome::Rewritten);
+            return Ok(PieceOutcome::Rewritten);
         }
         let ended = session.batch_execute("COMMIT").await;
         ended.map_err(|error| statement_error(&format!("copying {table}"), &error))?;
-        Ok(Outcome::Read(rows, took))
+        Ok(PieceOutcome::Read(rows, took))
     }
 }
 

@@ -34,7 +34,7 @@ use crate::server::Source;
 use crate::slot::SlotState;
 use passed::Passed;
 use patience::Patience;
-use reader::Reader;
+use reader::{ConsumerEnds, StreamReader};
 use relation::Relations;
 
 /// The number of batches that wait for the consumer. The reader bounds the size of each.
@@ -80,7 +80,8 @@ pub(crate) fn open(
         let (shut_down, address, stopped) = (source.catalog.shut_down.clone(), source.address(), stop.clone());
         let last_words = batches_in.clone();
         let passed = Passed::new(passed);
-        let reader = Reader::new(replication, relations, passed, confirmed_out, batches_in, patience, stopped);
+        let consumer = ConsumerEnds { confirmed: confirmed_out, batches: batches_in, stop: stopped };
+        let reader = StreamReader::new(replication, relations, passed, consumer, patience);
         let reader = tokio::spawn(async move {
             tokio::select! {
                 ended = reader.run() => ended,

@@ -7,13 +7,13 @@ use std::collections::HashMap;
 
 use walvec_model::{Lsn, TableName};
 
-use crate::pgoutput::Relation;
+use crate::pgoutput::RelationMessage;
 
 /// The tables that are passed over, and the Relation messages about them that have arrived.
 pub(super) struct Passed {
     until: HashMap<TableName, Lsn>,
     /// The Relation messages of tables that are passed over at present. They are kept because the server does not repeat them.
-    relations: Vec<(Lsn, Relation)>,
+    relations: Vec<(Lsn, RelationMessage)>,
 }
 
 impl Passed {
@@ -25,7 +25,7 @@ impl Passed {
 
     /// Returns whether a relation is passed over in a transaction that commits at `commit_lsn`. `known` is the present
     /// name of the table with its oid, if it is configured.
-    pub(super) fn holds(&mut self, relation: &Relation, known: Option<&TableName>, commit_lsn: Lsn) -> bool {
+    pub(super) fn holds(&mut self, relation: &RelationMessage, known: Option<&TableName>, commit_lsn: Lsn) -> bool {
         if self.until.is_empty() {
             return false;
         }
@@ -38,8 +38,8 @@ impl Passed {
     }
 
     /// Removes and returns the relations that count from a transaction that commits at `commit_lsn`, and did not count before.
-    pub(super) fn over(&mut self, commit_lsn: Lsn) -> Vec<Relation> {
-        let is_over = |(until, _): &mut (Lsn, Relation)| *until <= commit_lsn;
+    pub(super) fn over(&mut self, commit_lsn: Lsn) -> Vec<RelationMessage> {
+        let is_over = |(until, _): &mut (Lsn, RelationMessage)| *until <= commit_lsn;
         self.relations.extract_if(.., is_over).map(|(_, relation)| relation).collect()
     }
 }
@@ -48,8 +48,8 @@ impl Passed {
 mod tests {
     use super::*;
 
-    fn relation(oid: u32, name: &str) -> Relation {
-        Relation { oid, schema: "public".to_owned(), name: name.to_owned(), identity: b'd', columns: Vec::new() }
+    fn relation(oid: u32, name: &str) -> RelationMessage {
+        RelationMessage { oid, schema: "public".to_owned(), name: name.to_owned(), identity: b'd', columns: Vec::new() }
     }
 
     fn passed() -> Passed {
@@ -69,9 +69,9 @@ mod tests {
     fn what_the_server_said_last_of_a_relation_counts_afterwards_and_once() {
         let mut passed = passed();
         assert!(passed.holds(&relation(1, "books"), None, Lsn(10)));
-        assert!(passed.holds(&Relation { identity: b'f', ..relation(1, "books") }, None, Lsn(20)));
+        assert!(passed.holds(&RelationMessage { identity: b'f', ..relation(1, "books") }, None, Lsn(20)));
         assert_eq!(passed.over(Lsn(99)), []);
-        assert_eq!(passed.over(Lsn(100)), [Relation { identity: b'f', ..relation(1, "books") }]);
+        assert_eq!(passed.over(Lsn(100)), [RelationMessage { identity: b'f', ..relation(1, "books") }]);
         assert_eq!(passed.over(Lsn(200)), []);
     }
 }

@@ -16,9 +16,9 @@ use super::passed::Passed;
 use super::patience::Patience;
 use super::relation::Relations;
 use crate::CaptureError;
-use crate::assemble::{Assembler, Followed};
+use crate::assemble::{Assembler, FollowedTable};
 use crate::connect::Replication;
-use crate::pgoutput::{self, Frame, Message, Relation};
+use crate::pgoutput::{self, Frame, RelationMessage, ReplicationMessage};
 
 /// The number of events at which a batch is full.
 const BATCH_EVENTS: usize = 1000;
@@ -27,20 +27,20 @@ const BATCH_BYTES: usize = 1 << 20;
 /// How long to wait for the server's answer at the end.
 const GOODBYE: Duration = Duration::from_secs(3);
 
-type Batch = Result<Vec<StreamEvent>, CaptureError>;
+pub(super) type EventBatch = Result<Vec<StreamEvent>, CaptureError>;
 
 /// What has woken the task.
 enum Wake<'a> {
     Stop,
     Confirmed,
     StatusDue,
-    Deliver(Permit<'a, Batch>),
+    Deliver(Permit<'a, EventBatch>),
     Frame(Result<Bytes, CaptureError>),
     Looked { is_at_work: bool },
 }
 
 /// The task's state.
-pub(super) struct Reader {
+pub(super) struct StreamReader {
     replication: Replication,
     relations: Arc<Relations>,
     passed: Passed,
@@ -48,7 +48,7 @@ pub(super) struct Reader {
     commit_lsn: Lsn,
     assembler: Assembler,
     confirmed: watch::Receiver<Lsn>,
-    batches: mpsc::Sender<Batch>,
+    batches: mpsc::Sender<EventBatch>,
     /// The highest position that the server has sent.
     received: Lsn,
     batch: Vec<StreamEvent>,
@@ -74,16 +74,23 @@ async fn answer_of(inquiry: &mut Option<AbortOnDropHandle<bool>>) -> bool {
     }
 }
 
-impl Reader {
+/// What the reader has in common with the consumer of the stream.
+pub(super) struct ConsumerEnds {
+    /// The position that the consumer has confirmed.
+    pub(super) confirmed: watch::Receiver<Lsn>,
+    pub(super) batches: mpsc::Sender<EventBatch>,
+    pub(super) stop: CancellationToken,
+}
+
+impl StreamReader {
     pub(super) fn new(
         replication: Replication,
         relations: Arc<Relations>,
         passed: Passed,
-        confirmed: watch::Receiver<Lsn>,
-        batches: mpsc::Sender<Batch>,
+        consumer: ConsumerEnds,
         patience: Patience,
-        stop: CancellationToken,
     ) -> Self {
+        let ConsumerEnds { confirmed, batches, stop } = consumer;
         let interval = patience.status_interval;
         let mut status = tokio::time::interval_at(Instant::now() + interval, interval);
         status.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -213,14 +220,14 @@ impl Reader {
 
     async fn take(&mut self, frame: &[u8]) -> Result<(), CaptureError> {
         self.heard = Instant::now();
-        let malformed = |error: pgoutput::Malformed| CaptureError::Protocol { reason: error.to_string() };
+        let malformed = |error: pgoutput::BadMessage| CaptureError::Protocol { reason: error.to_string() };
         match pgoutput::frame(frame).map_err(malformed)? {
             Frame::Data { start, payload } => {
                 self.received = self.received.max(start);
                 self.batch_bytes += payload.len();
                 let message = pgoutput::message(payload).map_err(malformed)?;
                 match message {
-                    Message::Relation(relation) => {
+                    ReplicationMessage::Relation(relation) => {
                         let known = self.relations.name_of(relation.oid);
                         if self.passed.holds(&relation, known, self.commit_lsn) {
                             self.assembler.set_relation(relation.oid, None);
@@ -228,7 +235,7 @@ impl Reader {
                             self.follow(&relation).await?;
                         }
                     }
-                    Message::Begin { commit_lsn, .. } => {
+                    ReplicationMessage::Begin { commit_lsn, .. } => {
                         self.commit_lsn = commit_lsn;
                         for relation in self.passed.over(commit_lsn) {
                             self.follow(&relation).await?;
@@ -253,7 +260,7 @@ impl Reader {
     }
 
     /// Sets how the rows of a relation are read from now on, by the message and the catalogue.
-    async fn follow(&mut self, relation: &Relation) -> Result<(), CaptureError> {
+    async fn follow(&mut self, relation: &RelationMessage) -> Result<(), CaptureError> {
         let followed = self.described(relation).await?;
         debug!(schema = relation.schema, table = relation.name, followed = followed.is_some(), "relation");
         self.assembler.set_relation(relation.oid, followed);
@@ -261,7 +268,7 @@ impl Reader {
     }
 
     /// Asks the catalogue about a table. The answer may wait for a lock; the server gets feedback in the meantime.
-    async fn described(&mut self, relation: &Relation) -> Result<Option<Followed>, CaptureError> {
+    async fn described(&mut self, relation: &RelationMessage) -> Result<Option<FollowedTable>, CaptureError> {
         let relations = Arc::clone(&self.relations);
         let mut describing = std::pin::pin!(relations.describe(relation));
         let stop = self.stop.clone();
@@ -274,8 +281,8 @@ impl Reader {
         }
     }
 
-    fn apply(&mut self, message: Message<'_>) -> Result<(), CaptureError> {
-        if let Message::Commit { end_lsn, .. } = message {
+    fn apply(&mut self, message: ReplicationMessage<'_>) -> Result<(), CaptureError> {
+        if let ReplicationMessage::Commit { end_lsn, .. } = message {
             self.received = self.received.max(end_lsn);
         }
         self.assembler.apply(message, &mut self.batch)

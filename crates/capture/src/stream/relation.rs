@@ -9,16 +9,16 @@ use std::sync::Arc;
 use walvec_model::{Column, Table, TableName};
 
 use crate::CaptureError;
-use crate::assemble::Followed;
-use crate::catalog::{self, Catalog, TableFacts};
+use crate::assemble::FollowedTable;
+use crate::catalog::{self, CatalogSessions, TableFacts};
 use crate::config::SourceConfig;
 use crate::connect::statement_error;
-use crate::pgoutput::{Relation, RelationColumn};
+use crate::pgoutput::{RelationColumn, RelationMessage};
 use crate::server::{PublishedTable, Source};
 
 /// The configured tables, and the catalogue to ask about them.
 pub(super) struct Relations {
-    catalog: Arc<Catalog>,
+    catalog: Arc<CatalogSessions>,
     config: SourceConfig,
     /// The tables as they were when the stream was opened, by their oids.
     known: HashMap<u32, KnownTable>,
@@ -33,7 +33,7 @@ struct KnownTable {
 impl KnownTable {
     /// Returns whether a message agrees with what the catalogue said about the table. Messages do not contain everything, for
     /// example not the key with REPLICA IDENTITY FULL. Such changes are found by comparing the shapes of tables.
-    fn is_shown_by(&self, relation: &Relation) -> bool {
+    fn is_shown_by(&self, relation: &RelationMessage) -> bool {
         let sent = |column: &&Column| self.facts.columns.iter().find(|facts| facts.column == **column);
         let in_identity = self.facts.identity_columns();
         let is_shown = |(column, shown): (&Column, &RelationColumn)| {
@@ -66,7 +66,7 @@ impl Relations {
     }
 
     /// Returns how to read the rows that follow; `None` if the table is not configured.
-    pub(super) async fn describe(&self, relation: &Relation) -> Result<Option<Followed>, CaptureError> {
+    pub(super) async fn describe(&self, relation: &RelationMessage) -> Result<Option<FollowedTable>, CaptureError> {
         let name = TableName::new(&relation.schema, &relation.name);
         let known = match self.known.get(&relation.oid) {
             Some(known) if known.facts.name != name => {
@@ -91,13 +91,13 @@ impl Relations {
         let is_main = self.config.is_main(&name);
         let is_looked_up = self.config.lookups_in(&name).next().is_some();
         let used = self.config.used(&table);
-        Ok(Some(Followed { table, kinds, used, is_main, is_looked_up, may_lack_old }))
+        Ok(Some(FollowedTable { table, kinds, used, is_main, is_looked_up, may_lack_old }))
     }
 
     /// Returns the table as the message shows it, completed from the present catalogue, and whether it is partitioned.
     async fn asked(
         &self,
-        relation: &Relation,
+        relation: &RelationMessage,
         known: Option<&KnownTable>,
         name: &TableName,
     ) -> Result<(Arc<Table>, bool), CaptureError> {
@@ -110,13 +110,13 @@ impl Relations {
 
     /// Returns whether a lookup needs old values other than the key. Partitions with the default identity send the old
     /// key when it changes.
-    fn needs_old(&self, relation: &Relation, key: &[usize], name: &TableName) -> bool {
+    fn needs_old(&self, relation: &RelationMessage, key: &[usize], name: &TableName) -> bool {
         let in_key = |column: &String| key.iter().any(|&index| relation.columns[index].name == *column);
         self.config.lookups_in(name).flat_map(|spec| &spec.lookup.on).any(|(column, _)| !in_key(column))
     }
 
     /// Checks that deletes, and updates that move a row, contain the columns that show to which main rows the row belonged.
-    fn check_lookups(&self, relation: &Relation, name: &TableName) -> Result<(), CaptureError> {
+    fn check_lookups(&self, relation: &RelationMessage, name: &TableName) -> Result<(), CaptureError> {
         for spec in self.config.lookups_in(name) {
             for (column, _) in &spec.lookup.on {
                 let found = relation.columns.iter().find(|found| found.name == *column);
@@ -134,7 +134,7 @@ impl Relations {
         Ok(())
     }
 
-    async fn columns(&self, relation: &Relation) -> Result<Vec<Column>, CaptureError> {
+    async fn columns(&self, relation: &RelationMessage) -> Result<Vec<Column>, CaptureError> {
         let oids: Vec<u32> = relation.columns.iter().map(|column| column.type_oid).collect();
         let modifiers: Vec<i32> = relation.columns.iter().map(|column| column.type_modifier).collect();
         let query = "
@@ -153,7 +153,7 @@ impl Relations {
 
 /// Returns the indexes of the key columns.
 fn key_of(
-    relation: &Relation,
+    relation: &RelationMessage,
     facts: Option<TableFacts>,
     known: Option<&KnownTable>,
     name: &TableName,
@@ -176,7 +176,7 @@ fn key_of(
 }
 
 /// Checks that updates and deletes contain the key.
-fn check_identity(relation: &Relation, key: &[usize], name: &TableName) -> Result<(), CaptureError> {
+fn check_identity(relation: &RelationMessage, key: &[usize], name: &TableName) -> Result<(), CaptureError> {
     if key.is_empty() {
         return Err(altered(name, "it has no key any more".to_owned()));
     }

@@ -4,7 +4,7 @@
 
 use walvec_model::Value;
 
-use super::Kind;
+use super::ValueKind;
 
 /// The maximum number of dimensions in PostgreSQL (MAXDIM).
 const MAX_DEPTH: usize = 6;
@@ -12,7 +12,7 @@ const MAX_DEPTH: usize = 6;
 /// Decodes a literal; `None` if it has explicit bounds or is not a literal, in which case its text is kept.
 ///
 /// Elements are separated by commas: the one built-in type with another delimiter, `box`, is not decoded.
-pub(super) fn decode(text: &str, element: &Kind) -> Option<Value> {
+pub(super) fn decode(text: &str, element: &ValueKind) -> Option<Value> {
     let mut parser = Parser { rest: text, element };
     let value = parser.array(1)?;
     parser.rest.is_empty().then_some(value)
@@ -20,7 +20,7 @@ pub(super) fn decode(text: &str, element: &Kind) -> Option<Value> {
 
 struct Parser<'a> {
     rest: &'a str,
-    element: &'a Kind,
+    element: &'a ValueKind,
 }
 
 impl Parser<'_> {
@@ -90,7 +90,7 @@ impl Parser<'_> {
 }
 
 /// Encodes an array as a literal. Every element is quoted, which `array_in` accepts for every type.
-pub(super) fn encode(value: &Value, element: &Kind) -> String {
+pub(super) fn encode(value: &Value, element: &ValueKind) -> String {
     match value {
         Value::Array(items) => {
             let items: Vec<_> = items.iter().map(|item| encode(item, element)).collect();
@@ -115,14 +115,14 @@ mod tests {
         for (text, expected) in
             [("{}", json!([])), ("{1,2,NULL}", json!([1, 2, null])), ("{{1,2},{3,4}}", json!([[1, 2], [3, 4]]))]
         {
-            assert_eq!(decode(text, &Kind::Integer), Some(expected), "{text}");
+            assert_eq!(decode(text, &ValueKind::Integer), Some(expected), "{text}");
         }
     }
 
     #[test]
     fn quoting_inside_an_array_is_undone() {
         assert_eq!(
-            decode(r#"{a,"b c","d\"e\\f",NULL,"NULL","","ü,}{"}"#, &Kind::Text),
+            decode(r#"{a,"b c","d\"e\\f",NULL,"NULL","","ü,}{"}"#, &ValueKind::Text),
             Some(json!(["a", "b c", "d\"e\\f", null, "NULL", "", "ü,}{"]))
         );
     }
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn what_is_no_plain_array_literal_is_not_decoded() {
         for text in ["", "{", "{1", "{1,}", "{1}x", "[2:3]={1,2}", "1", "{\"a", "{{{{{{{1}}}}}}}"] {
-            assert_eq!(decode(text, &Kind::Integer), None, "{text}");
+            assert_eq!(decode(text, &ValueKind::Integer), None, "{text}");
         }
     }
 }

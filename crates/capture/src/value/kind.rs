@@ -6,7 +6,7 @@ use walvec_model::Type;
 
 /// How the text of a type is read. Every type that JSON cannot hold exactly is [`Text`](Self::Text).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ValueKind {
     /// Kept as PostgreSQL prints it.
     Text,
     /// `bool`.
@@ -21,7 +21,7 @@ pub(crate) enum Kind {
     /// kept as text.
     JsonKey,
     /// An array of elements of one kind.
-    Array(Box<Kind>),
+    Array(Box<ValueKind>),
 }
 
 /// A row of `pg_type`, reduced to what determines the kind.
@@ -68,7 +68,7 @@ pub(crate) fn model_type(oid: u32, modifier: i32, facts: &HashMap<u32, TypeFacts
 /// Chains of domains are finite. This bound only prevents an endless loop on a corrupt catalogue.
 const DEEPEST_DOMAIN: usize = 32;
 
-impl Kind {
+impl ValueKind {
     /// Returns the kind of the same type in a key.
     pub(crate) fn in_key(self) -> Self {
         match self {
@@ -122,10 +122,10 @@ mod tests {
     #[test]
     fn a_domain_reads_as_its_base_and_an_array_by_its_elements() {
         let facts = facts(&[(90_001, 23, 0), (90_002, 90_001, 0), (90_003, 0, 90_002), (1007, 0, 23)]);
-        assert_eq!(Kind::resolve(90_002, &facts), Kind::Integer);
-        assert_eq!(Kind::resolve(90_003, &facts), Kind::Array(Box::new(Kind::Integer)));
-        assert_eq!(Kind::resolve(1700, &facts), Kind::Text);
-        assert_eq!(Kind::resolve(12_345_678, &facts), Kind::Text);
+        assert_eq!(ValueKind::resolve(90_002, &facts), ValueKind::Integer);
+        assert_eq!(ValueKind::resolve(90_003, &facts), ValueKind::Array(Box::new(ValueKind::Integer)));
+        assert_eq!(ValueKind::resolve(1700, &facts), ValueKind::Text);
+        assert_eq!(ValueKind::resolve(12_345_678, &facts), ValueKind::Text);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Logging in: passwords, certificates, and errors that say which check failed.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use tokio_postgres::Client;
 use walvec_capture::{CaptureError, Source, SourceConfig};
+use walvec_throwaway::Cluster;
 
 use crate::support::{Db, changes_to, cluster, copy, shown, start_cluster};
 
@@ -117,11 +119,9 @@ fn certificates(directory: &Path) {
     openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out expired.pem -days 0 -extfile san");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tls_proves_the_server_and_says_which_check_failed() {
-    let files = tempfile::tempdir().unwrap();
-    certificates(files.path());
-    let own = start_cluster(&[]).await;
+/// Lets a server use the certificate among `files`, and returns the directory that it reads the certificate from; `None` if the server was
+/// built without TLS.
+async fn serve_tls(own: &Cluster, files: &Path) -> Option<PathBuf> {
     // The server's account must own its key.
     let owner = std::fs::metadata(own.directory()).unwrap();
     let reachable = own.directory().join("tls");
@@ -129,16 +129,12 @@ async fn tls_proves_the_server_and_says_which_check_failed() {
     chown(&reachable, Some(owner.uid()), Some(owner.gid())).unwrap();
     for (name, mode) in [("server.pem", 0o644), ("server.key", 0o600)] {
         let path = reachable.join(name);
-        std::fs::copy(files.path().join(name), &path).unwrap();
+        std::fs::copy(files.join(name), &path).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         chown(&path, Some(owner.uid()), Some(owner.gid())).unwrap();
     }
-    let url = own.create_database("tls").await.unwrap();
     let client = own.connect("tls").await.unwrap();
-    if client.batch_execute("ALTER SYSTEM SET ssl = on").await.is_err() {
-        // Some packages of PostgreSQL are built without TLS. Other servers run this test.
-        return;
-    }
+    client.batch_execute("ALTER SYSTEM SET ssl = on").await.ok()?;
     for statement in [
         format!("ALTER SYSTEM SET ssl_cert_file = '{}'", reachable.join("server.pem").display()),
         format!("ALTER SYSTEM SET ssl_key_file = '{}'", reachable.join("server.key").display()),
@@ -154,6 +150,30 @@ async fn tls_proves_the_server_and_says_which_check_failed() {
     while !listening().await {
         tokio::task::yield_now().await;
     }
+    Some(reachable)
+}
+
+/// Copies and opens the stream, and returns whether every session meanwhile is encrypted.
+async fn is_encrypted(source: &Source, client: &Client) -> bool {
+    source.ensure_publication().await.unwrap();
+    let _ = copy(source).await;
+    let stream = source.open_stream().await.unwrap();
+    let query = "SELECT bool_and(s.ssl) FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) WHERE a.application_name = 'walvec'";
+    let row = client.query_one(query, &[]).await.unwrap();
+    stream.close().await.unwrap();
+    source.drop_slot().await.unwrap();
+    row.get(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_proves_the_server_and_says_which_check_failed() {
+    let files = tempfile::tempdir().unwrap();
+    certificates(files.path());
+    let own = start_cluster(&[]).await;
+    let url = own.create_database("tls").await.unwrap();
+    let client = own.connect("tls").await.unwrap();
+    // Some packages of PostgreSQL are built without TLS. Other servers run this test.
+    let Some(reachable) = serve_tls(&own, files.path()).await else { return };
 
     let ca = files.path().join("ca.pem").display().to_string();
     let other = files.path().join("other.pem").display().to_string();
@@ -187,20 +207,7 @@ async fn tls_proves_the_server_and_says_which_check_failed() {
         let mut config = config.clone();
         config.url = format!("{place}?{settings}").into();
         let source = Source::connect(config).await.unwrap();
-        source.ensure_publication().await.unwrap();
-        let _ = copy(&source).await;
-        let stream = source.open_stream().await.unwrap();
-        let row = client
-            .query_one(
-                "SELECT bool_and(s.ssl) FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid)
-                        WHERE a.application_name = 'walvec'",
-                &[],
-            )
-            .await
-            .unwrap();
-        assert!(row.get::<_, bool>(0), "{settings}: every session is encrypted");
-        stream.close().await.unwrap();
-        source.drop_slot().await.unwrap();
+        assert!(is_encrypted(&source, &client).await, "{settings}");
     }
 
     // The server reloads its certificate, and uses it for new sessions.

@@ -5,9 +5,49 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use walvec_capture::{SlotState, SourceConfig};
-use walvec_model::{Op, StreamEvent};
+use walvec_model::{Op, Row, StreamEvent};
 
 use crate::support::{Db, Image, changes_to, cluster, copy, events_to, next, shown};
+
+/// Changes rows of both tables, some of them for nothing, until told to stop.
+async fn keep_writing(writer: i32, stop: Arc<AtomicBool>) {
+    let client = cluster().await.connect("handover").await.unwrap();
+    for round in 0.. {
+        let id = 1 + (round * 7919 + writer * 31) % 20_000;
+        let end = if round % 5 == 4 { "ROLLBACK" } else { "COMMIT" };
+        let sql = format!(
+            "BEGIN;
+             UPDATE a SET n = n + 1 WHERE id = {id};
+             DELETE FROM b WHERE k = 'k{id}';
+             INSERT INTO b VALUES ('w{writer}-{round}', 'new');
+             UPDATE b SET k = k || '+' WHERE k = 'w{writer}-{}';
+             {end}",
+            round - 1
+        );
+        client.batch_execute(&sql).await.unwrap();
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+    }
+}
+
+/// Returns the rows of both tables, each as a text.
+async fn rows_of_the_database(db: &Db) -> BTreeSet<String> {
+    let query = "SELECT 'a' || id || '=' || n FROM a UNION ALL SELECT 'b' || k || '=' || v FROM b";
+    db.client.query(query, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+/// Returns the rows of an image in the form of [`rows_of_the_database`].
+fn rows_of_the_image(image: &Image) -> BTreeSet<String> {
+    let text = |value: Option<&serde_json::Value>| match value {
+        Some(serde_json::Value::String(text)) => text.clone(),
+        other => other.map(ToString::to_string).unwrap_or_default(),
+    };
+    let row = |((table, key), row): (&(String, String), &Row)| {
+        format!("{}{key}={}", table.strip_prefix("public.").unwrap(), text(row.0[1].value()))
+    };
+    image.0.iter().map(row).collect()
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn snapshot_and_stream_together_are_exact_while_writers_run() {
@@ -20,30 +60,7 @@ async fn snapshot_and_stream_together_are_exact_while_writers_run() {
     .await;
     let source = db.source(db.config(&["a", "b"])).await;
     let stop = Arc::new(AtomicBool::new(false));
-    let mut writers = Vec::new();
-    for writer in 0..3_i32 {
-        let client = cluster().await.connect("handover").await.unwrap();
-        let stop = Arc::clone(&stop);
-        writers.push(tokio::spawn(async move {
-            for round in 0.. {
-                let id = 1 + (round * 7919 + writer * 31) % 20_000;
-                let end = if round % 5 == 4 { "ROLLBACK" } else { "COMMIT" };
-                let sql = format!(
-                    "BEGIN;
-                     UPDATE a SET n = n + 1 WHERE id = {id};
-                     DELETE FROM b WHERE k = 'k{id}';
-                     INSERT INTO b VALUES ('w{writer}-{round}', 'new');
-                     UPDATE b SET k = k || '+' WHERE k = 'w{writer}-{}';
-                     {end}",
-                    round - 1
-                );
-                client.batch_execute(&sql).await.unwrap();
-                if stop.load(Ordering::Relaxed) {
-                    return;
-                }
-            }
-        }));
-    }
+    let writers: Vec<_> = (0..3).map(|writer| tokio::spawn(keep_writing(writer, Arc::clone(&stop)))).collect();
 
     let mut image = Image::default();
     image.apply(copy(&source).await);
@@ -69,26 +86,7 @@ async fn snapshot_and_stream_together_are_exact_while_writers_run() {
     let end = db.run_to("").await;
     image.apply(changes_to(&mut stream, end).await);
 
-    let wanted: BTreeSet<String> = db
-        .client
-        .query("SELECT 'a' || id || '=' || n FROM a UNION ALL SELECT 'b' || k || '=' || v FROM b", &[])
-        .await
-        .unwrap()
-        .iter()
-        .map(|row| row.get(0))
-        .collect();
-    let text = |value: Option<&serde_json::Value>| match value {
-        Some(serde_json::Value::String(text)) => text.clone(),
-        other => other.map(ToString::to_string).unwrap_or_default(),
-    };
-    let found: BTreeSet<String> = image
-        .0
-        .iter()
-        .map(|((table, key), row)| {
-            let table = table.strip_prefix("public.").unwrap();
-            format!("{table}{key}={}", text(row.0[1].value()))
-        })
-        .collect();
+    let (wanted, found) = (rows_of_the_database(&db).await, rows_of_the_image(&image));
     assert_eq!(found.difference(&wanted).count(), 0, "rows that should not be there");
     assert_eq!(wanted.difference(&found).count(), 0, "rows that are missing");
 }

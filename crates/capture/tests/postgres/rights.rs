@@ -55,11 +55,11 @@ async fn provide(name: &str, tables: &[&str], setup: &str, how: Pasted) -> (Vec<
     (missing, script.map(|script| script.to_string()).unwrap_or_default())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_kind_of_role_is_told_all_that_it_lacks_in_statements_that_succeed() {
+/// Returns roles, each with the statements that make it and its table, and with what it lacks.
+fn roles() -> Vec<(&'static str, String, Vec<&'static str>)> {
     let shop = "CREATE ROLE $db_shop; CREATE SCHEMA store AUTHORIZATION $db_shop;
                 CREATE TABLE t (id int PRIMARY KEY); ALTER TABLE t OWNER TO $db_shop;";
-    for (name, setup, expected) in [
+    vec![
         (
             "r_login",
             "CREATE ROLE $me LOGIN PASSWORD 'p'; CREATE TABLE t (id int PRIMARY KEY)".to_owned(),
@@ -112,7 +112,12 @@ async fn every_kind_of_role_is_told_all_that_it_lacks_in_statements_that_succeed
                 .to_owned(),
             vec!["row-level security hides rows of public.t", "may not create it"],
         ),
-    ] {
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_of_role_is_told_all_that_it_lacks_in_statements_that_succeed() {
+    for (name, setup, expected) in roles() {
         for (how, name) in [(Pasted::AsNamed, format!("{name}_named")), (Pasted::AsSuperuser, format!("{name}_super"))]
         {
             let (missing, script) = provide(&name, &["t"], &setup, how).await;

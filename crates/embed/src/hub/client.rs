@@ -14,7 +14,7 @@ use tokio::fs::{self, File};
 use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 use walvec_model::with_causes;
 
-use super::{Hub, Progress, wanted::WantedFile};
+use super::{DownloadProgress, Hub, wanted::WantedFile};
 use crate::{EmbedError, http};
 
 /// How long connecting may take before the hub counts as unreachable.
@@ -66,13 +66,13 @@ struct LargeFile {
 }
 
 /// One model on one hub.
-pub(super) struct Client {
+pub(super) struct HubClient {
     name: String,
     endpoint: String,
     http: reqwest::Client,
 }
 
-impl Client {
+impl HubClient {
     /// Creates a client for the model `name`, without sending a request.
     pub(super) fn new(name: &str, hub: &Hub) -> Result<Self, EmbedError> {
         let endpoint = hub.endpoint();
@@ -119,7 +119,7 @@ impl Client {
         listing: &Listing,
         wanted: &WantedFile,
         dir: &Path,
-        on_progress: &(dyn Fn(&Progress) + Send + Sync),
+        on_progress: &(dyn Fn(&DownloadProgress) + Send + Sync),
     ) -> Result<(), EmbedError> {
         let revision = listing.sha.as_deref().unwrap_or("main");
         let said = listing.siblings.iter().find(|file| file.rfilename == wanted.path);
@@ -192,12 +192,12 @@ impl Client {
 
 /// The download of one file.
 struct Download<'a> {
-    client: &'a Client,
+    client: &'a HubClient,
     address: String,
     file: &'a str,
     /// Its length in bytes, once it is known.
     expected: Option<u64>,
-    on_progress: &'a (dyn Fn(&Progress) + Send + Sync),
+    on_progress: &'a (dyn Fn(&DownloadProgress) + Send + Sync),
     received: u64,
     /// The digest of all bytes received so far.
     digest: Sha256,
@@ -249,7 +249,7 @@ impl Download<'_> {
             self.digest.update(new);
             self.received += new.len() as u64;
             let total_bytes = self.expected.unwrap_or(0);
-            (self.on_progress)(&Progress { file: self.file.to_owned(), bytes: self.received, total_bytes });
+            (self.on_progress)(&DownloadProgress { file: self.file.to_owned(), bytes: self.received, total_bytes });
         }
         match self.expected {
             Some(expected) if self.received < expected => Err(self.broke_off(expected)),

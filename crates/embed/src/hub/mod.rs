@@ -20,12 +20,12 @@ use std::{
 
 pub use address::Hub;
 
-use self::{client::Client, wanted::wanted_of};
+use self::{client::HubClient, wanted::wanted_of};
 use crate::{EmbedError, model_dir};
 
 /// How far the download of one file has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub struct DownloadProgress {
     /// The file's path in the hub's repository.
     pub file: String,
     /// Bytes received.
@@ -35,7 +35,7 @@ pub struct Progress {
 }
 
 /// A callback that is called for every piece received; it must not block.
-pub type OnProgress = Arc<dyn Fn(&Progress) + Send + Sync>;
+pub type OnProgress = Arc<dyn Fn(&DownloadProgress) + Send + Sync>;
 
 /// Fetches the model `name`, installs it under the models root `root`, and returns its directory. A model that is
 /// installed already is replaced by the hub's present version.
@@ -46,7 +46,7 @@ pub type OnProgress = Arc<dyn Fn(&Progress) + Send + Sync>;
 pub async fn pull(name: &str, root: &Path, hub: &Hub, on_progress: OnProgress) -> Result<PathBuf, EmbedError> {
     model_dir::check_name(name)?;
     crate::check_built(name)?;
-    let client = Client::new(name, hub)?;
+    let client = HubClient::new(name, hub)?;
     fs::create_dir_all(root).map_err(EmbedError::io(root))?;
     let staging = tempfile::Builder::new().prefix(".pull-").tempdir_in(root);
     let staging = staging.map_err(EmbedError::io(root))?;

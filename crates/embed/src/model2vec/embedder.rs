@@ -8,7 +8,7 @@ use serde::Deserialize;
 use tokenizers::Tokenizer;
 use walvec_model::Vector;
 
-use super::table::Table;
+use super::table::VectorTable;
 use crate::{
     BoxFuture, EmbedError, Embedder, EmbedderInfo, Reads,
     local::{caught, own_name, unit},
@@ -21,12 +21,12 @@ const MOST_BYTES: usize = 1 << 20;
 /// A static model. It is cheap to share: one instance serves all callers.
 pub struct StaticEmbedder {
     info: EmbedderInfo,
-    engine: Arc<Engine>,
+    engine: Arc<StaticEngine>,
 }
 
 /// The part that runs on the blocking threads.
-struct Engine {
-    table: Table,
+struct StaticEngine {
+    table: VectorTable,
     tokenizer: Tokenizer,
     /// The token that stands for words the tokenizer does not know. It has no meaning, so it is left out of the vectors.
     unknown: Option<u32>,
@@ -44,7 +44,7 @@ impl StaticEmbedder {
         let (table_file, tokenizer_file) = (read(&files.table)?, read(&files.tokenizer)?);
         let tokenizer = tokenizer(&tokenizer_file).map_err(|reason| bad(&files.tokenizer, reason))?;
         let unknown = unknown(&tokenizer_file, &tokenizer).map_err(|reason| bad(&files.tokenizer, reason))?;
-        let table = Table::read(&table_file).map_err(|reason| bad(&files.table, reason))?;
+        let table = VectorTable::read(&table_file).map_err(|reason| bad(&files.table, reason))?;
         check_rows(&table, &tokenizer).map_err(|reason| bad(&files.table, reason))?;
         let mut digest = blake3::Hasher::new();
         digest.update(&table_file).update(&tokenizer_file).update(b"static");
@@ -55,7 +55,7 @@ impl StaticEmbedder {
             max_tokens: usize::MAX,
             pooling: "mean".to_owned(),
         };
-        let engine = Engine { table, tokenizer, unknown };
+        let engine = StaticEngine { table, tokenizer, unknown };
         // Embed a word, so that a tokenizer that cannot work at all fails now and not at the first row.
         caught(|| engine.sum("walvec")).and_then(|sum| sum.map(drop)).map_err(|reason| bad(dir, reason))?;
         tracing::info!(model = info.model, dimension = info.dimension, "static model loaded");
@@ -105,7 +105,7 @@ impl Embedder for StaticEmbedder {
     }
 }
 
-impl Engine {
+impl StaticEngine {
     /// Returns one result per text, in order. Uses all cores.
     fn embed(&self, texts: &[String]) -> Vec<Result<Vector, EmbedError>> {
         let failed = |text: &str, reason: String| EmbedError::Text { bytes: text.len(), reason };
@@ -157,7 +157,7 @@ fn unknown(file: &[u8], tokenizer: &Tokenizer) -> Result<Option<u32>, String> {
 
 /// Checks that the table has a row for every token. With the tokenizer of another model, vectors would be meaningless or
 /// missing.
-fn check_rows(table: &Table, tokenizer: &Tokenizer) -> Result<(), String> {
+fn check_rows(table: &VectorTable, tokenizer: &Tokenizer) -> Result<(), String> {
     let highest = tokenizer.get_vocab(false).into_values().max().unwrap_or(0);
     if table.tokens() <= highest as usize {
         return Err(format!(

@@ -11,7 +11,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 const TABLES: [&str; 3] = ["embeddings", "0", "embedding.weight"];
 
 /// One vector per token.
-pub(super) struct Table {
+pub(super) struct VectorTable {
     numbers: Numbers,
     dimension: usize,
     /// The row of each token; if absent, a token's id is its row.
@@ -27,7 +27,7 @@ enum Numbers {
     I8(Vec<i8>),
 }
 
-impl Table {
+impl VectorTable {
     /// Reads the table from the bytes of its file.
     ///
     /// # Errors
@@ -143,7 +143,7 @@ mod tests {
         numbers.iter().flat_map(|x| x.to_le_bytes()).collect()
     }
 
-    fn row(table: &Table, token: u32) -> Vec<f32> {
+    fn row(table: &VectorTable, token: u32) -> Vec<f32> {
         let mut sum = vec![0.0; table.dimension()];
         table.add_to(&mut sum, token);
         sum
@@ -159,7 +159,7 @@ mod tests {
             ("0", Dtype::F16, f16s),
             ("embedding.weight", Dtype::I8, i8s),
         ] {
-            let table = Table::read(&file(&[(name, dtype, &[2, 2], data)])).unwrap();
+            let table = VectorTable::read(&file(&[(name, dtype, &[2, 2], data)])).unwrap();
             assert_eq!((table.tokens(), table.dimension()), (2, 2));
             assert_eq!([row(&table, 0), row(&table, 1)], [[1.0, -2.0], [3.0, 4.0]]);
             // A token that only another model's tokenizer knows.
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn tokens_share_rows_and_have_weights_where_the_file_says_so() {
-        let table = Table::read(&file(&[
+        let table = VectorTable::read(&file(&[
             ("embeddings", Dtype::F32, &[2, 1], bytes_of(&[1.0, 2.0])),
             ("mapping", Dtype::I64, &[3], [1_i64, 0, 1].iter().flat_map(|x| x.to_le_bytes()).collect()),
             ("weights", Dtype::F64, &[3], [0.5_f64, 1.0, 2.0].iter().flat_map(|x| x.to_le_bytes()).collect()),
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_file_that_contradicts_itself_is_refused_with_what_is_wrong() {
-        let refused = |tensors: &[(&str, Dtype, &[usize], Vec<u8>)]| Table::read(&file(tensors)).err().unwrap();
+        let refused = |tensors: &[(&str, Dtype, &[usize], Vec<u8>)]| VectorTable::read(&file(tensors)).err().unwrap();
         let two = || bytes_of(&[1.0, 2.0]);
         assert!(refused(&[("other", Dtype::F32, &[2, 1], two())]).contains("embeddings"));
         assert!(refused(&[("embeddings", Dtype::F32, &[2], two())]).contains("[2]"));

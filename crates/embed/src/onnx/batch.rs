@@ -12,6 +12,7 @@ const SPREAD: usize = 8;
 
 /// Divides texts of the given `lengths` (ascending, in tokens) into runs. With `alone`, each runs by itself.
 pub(super) fn runs(lengths: &[usize], alone: bool) -> Vec<Range<usize>> {
+    debug_assert!(lengths.is_sorted(), "the shortest text of a run is its first");
     let mut runs = Vec::new();
     let mut start = 0;
     for (at, &length) in lengths.iter().enumerate() {

@@ -33,7 +33,7 @@ use walvec_model::Vector;
 use self::{
     network::{Network, Threads},
     pooling::Pooling,
-    settings::Settings,
+    settings::ModelSettings,
     tokens::{TextTokenizer, Tokens},
 };
 use crate::{
@@ -52,12 +52,12 @@ pub struct OnnxOptions {
 /// An ONNX model with its tokenizer. It is cheap to share: one instance serves all callers.
 pub struct OnnxEmbedder {
     info: EmbedderInfo,
-    engine: Arc<Engine>,
+    engine: Arc<OnnxEngine>,
 }
 
 /// Counts of what the network has computed: they show how well texts were grouped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Computed {
+pub struct NetworkCounts {
     /// Tokens of texts, special tokens included.
     pub tokens: u64,
     /// Padding tokens, which only fill up shorter texts.
@@ -65,7 +65,7 @@ pub struct Computed {
 }
 
 /// The part that runs on the blocking threads.
-struct Engine {
+struct OnnxEngine {
     network: Network,
     tokenizer: TextTokenizer,
     pooling: Pooling,
@@ -89,7 +89,7 @@ impl OnnxEmbedder {
     /// [`EmbedError::Model`] for a directory that is incomplete or a model that cannot be run here, [`EmbedError::Io`].
     pub fn load(dir: &Path, options: OnnxOptions) -> Result<Self, EmbedError> {
         let bad = |reason: String| EmbedError::Model { path: dir.to_owned(), reason };
-        let settings = Settings::read(dir)?;
+        let settings = ModelSettings::read(dir)?;
         let tokenizer_file = dir.join(model_dir::TOKENIZER_FILE);
         let tokenizer = TextTokenizer::load(&tokenizer_file, settings.max_tokens, settings.lowercase)?;
         let padding = tokenizer.padding_id();
@@ -105,7 +105,8 @@ impl OnnxEmbedder {
         let dimension = unit(vector.map_err(|reason| bad(reason.to_owned()))?).map_err(bad)?.len();
         let cores = (0..cores).map(|_| Arc::new(ThreadPool::with_num_threads(1))).collect();
         let (calls, tokens, padding_tokens) = Default::default();
-        let engine = Engine { network, tokenizer, pooling, padding, cores, all_cores, calls, tokens, padding_tokens };
+        let engine =
+            OnnxEngine { network, tokenizer, pooling, padding, cores, all_cores, calls, tokens, padding_tokens };
 
         let source = std::fs::read(&tokenizer_file);
         digest.update(&source.map_err(EmbedError::io(tokenizer_file))?);
@@ -130,8 +131,8 @@ impl OnnxEmbedder {
 
     /// Returns the counts since the model was loaded.
     #[must_use]
-    pub fn computed(&self) -> Computed {
-        Computed {
+    pub fn computed(&self) -> NetworkCounts {
+        NetworkCounts {
             tokens: self.engine.tokens.load(Ordering::Relaxed),
             padding: self.engine.padding_tokens.load(Ordering::Relaxed),
         }
@@ -215,7 +216,7 @@ impl Drop for Call<'_> {
     }
 }
 
-impl Engine {
+impl OnnxEngine {
     /// Returns one result per text, in order.
     fn embed(&self, texts: &[String], caller: Caller, whole: Option<Reads>) -> Vec<Result<Vector, EmbedError>> {
         let mut results = Vec::with_capacity(texts.len());
@@ -273,7 +274,7 @@ impl Engine {
         runs: Vec<Range<usize>>,
         texts: &[(usize, Tokens)],
         caller: Caller,
-    ) -> Vec<(Range<usize>, Vectors)> {
+    ) -> Vec<(Range<usize>, RunVectors)> {
         let call = Call::begin(&self.calls);
         let vectors = |run: &Range<usize>, threads| {
             let tokens: Vec<_> = texts[run.clone()].iter().map(|(_, tokens)| tokens).collect();
@@ -305,7 +306,7 @@ impl Engine {
     }
 
     /// Returns one vector per text of a run. When the run fails, each text is tried alone, because one of them may be to blame.
-    fn vectors(&self, texts: &[&Tokens], threads: &Threads) -> Vectors {
+    fn vectors(&self, texts: &[&Tokens], threads: &Threads) -> RunVectors {
         let run = || self.pooling.pool(&self.network.run(texts, self.padding, threads)?, texts);
         match caught(run).flatten() {
             Ok(vectors) => {
@@ -327,4 +328,4 @@ impl Engine {
 }
 
 /// A vector for each text of a run, or what is wrong with it.
-type Vectors = Vec<Result<Vector, String>>;
+type RunVectors = Vec<Result<Vector, String>>;

@@ -16,7 +16,7 @@ const USUAL_LIMIT: usize = 512;
 
 /// The settings that the configuration files of a model directory decide.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Settings {
+pub(super) struct ModelSettings {
     /// How to pool, or why the model's way of pooling is not supported. Only needed when the network does not pool
     /// itself.
     pub(super) pooling: Result<Pooling, String>,
@@ -26,7 +26,7 @@ pub(super) struct Settings {
     pub(super) lowercase: bool,
 }
 
-impl Settings {
+impl ModelSettings {
     /// Reads the files in `dir`; each may be absent.
     pub(super) fn read(dir: &Path) -> Result<Self, EmbedError> {
         let config = read_json(&dir.join("config.json"))?;
@@ -110,14 +110,14 @@ mod tests {
 
     use super::*;
 
-    fn read(files: &[(&str, Value)]) -> Settings {
+    fn read(files: &[(&str, Value)]) -> ModelSettings {
         let dir = tempfile::tempdir().unwrap();
         for (name, content) in files {
             let path = dir.path().join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, content.to_string()).unwrap();
         }
-        Settings::read(dir.path()).unwrap()
+        ModelSettings::read(dir.path()).unwrap()
     }
 
     #[test]
@@ -170,7 +170,7 @@ mod tests {
     fn a_broken_file_is_an_error_that_names_it() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("config.json"), "{").unwrap();
-        let error = Settings::read(dir.path()).unwrap_err();
+        let error = ModelSettings::read(dir.path()).unwrap_err();
         assert!(error.to_string().contains("config.json"), "{error}");
     }
 }

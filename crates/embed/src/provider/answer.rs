@@ -2,7 +2,7 @@
 
 use walvec_model::Vector;
 
-use super::failure::Failure;
+use super::failure::RequestFailure;
 
 /// Returns one vector of length 1 per text, or what is wrong with that text's vector. Any other fault concerns the
 /// whole answer.
@@ -10,16 +10,16 @@ pub(super) fn check(
     vectors: Vec<Vec<f32>>,
     count: usize,
     dimension: Option<usize>,
-) -> Result<Vec<Result<Vector, String>>, Failure> {
+) -> Result<Vec<Result<Vector, String>>, RequestFailure> {
     if vectors.len() != count {
-        return Err(Failure::Answer(format!("{count} texts were given, {} vectors came back", vectors.len())));
+        return Err(RequestFailure::Answer(format!("{count} texts were given, {} vectors came back", vectors.len())));
     }
     let expected = dimension.or(vectors.first().map(Vec::len)).unwrap_or(0);
     if let Some(found) = vectors.iter().map(Vec::len).find(|found| *found != expected) {
-        return Err(Failure::Dimension { expected, found });
+        return Err(RequestFailure::Dimension { expected, found });
     }
     if count > 0 && expected == 0 {
-        return Err(Failure::Answer("vectors without numbers came back".to_owned()));
+        return Err(RequestFailure::Answer("vectors without numbers came back".to_owned()));
     }
     let checked = |mut vector: Vector| {
         if crate::normalize(&mut vector) { Ok(vector) } else { Err("its vector is zero or not finite".to_owned()) }
@@ -40,9 +40,9 @@ mod tests {
 
     #[test]
     fn another_number_or_size_of_vectors_is_refused() {
-        assert!(matches!(check(vec![vec![1.0]], 2, None), Err(Failure::Answer(_))));
-        assert!(matches!(check(vec![vec![]], 1, None), Err(Failure::Answer(_))));
-        let wrong = Err(Failure::Dimension { expected: 2, found: 1 });
+        assert!(matches!(check(vec![vec![1.0]], 2, None), Err(RequestFailure::Answer(_))));
+        assert!(matches!(check(vec![vec![]], 1, None), Err(RequestFailure::Answer(_))));
+        let wrong = Err(RequestFailure::Dimension { expected: 2, found: 1 });
         assert_eq!(check(vec![vec![1.0]], 1, Some(2)), wrong);
         assert_eq!(check(vec![vec![1.0, 0.0], vec![1.0]], 2, None), wrong);
     }

@@ -15,8 +15,8 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use walvec_model::{InputHash, Vector};
 
 use super::PROBE;
-use super::failure::Failure;
-use super::limits::{Lane, Limits};
+use super::failure::RequestFailure;
+use super::limits::{Lane, ProviderLimits};
 use crate::BoxFuture;
 
 /// The answer to one request: a vector for each text, or what is wrong with it.
@@ -39,7 +39,7 @@ pub(super) trait Ask: Send + Sync {
         texts: &'a [String],
         dimension: Option<usize>,
         of_long: OfLong,
-    ) -> BoxFuture<'a, Result<Answers, Failure>>;
+    ) -> BoxFuture<'a, Result<Answers, RequestFailure>>;
 }
 
 /// Attempts at a request when the provider does not say when to try again: with three pauses, one to four seconds in all.
@@ -68,7 +68,7 @@ const WAITING: usize = 8;
 /// Sends texts to a provider.
 pub(super) struct Batches {
     ask: Box<dyn Ask>,
-    limits: Limits,
+    limits: ProviderLimits,
     /// The most texts in a request.
     items: usize,
     /// The most tokens in a request, as estimated.
@@ -133,7 +133,7 @@ impl Repeats {
 }
 
 impl Batches {
-    pub(super) fn new(ask: Box<dyn Ask>, limits: Limits, items: usize, tokens: u64) -> Self {
+    pub(super) fn new(ask: Box<dyn Ask>, limits: ProviderLimits, items: usize, tokens: u64) -> Self {
         Self {
             ask,
             limits,
@@ -161,12 +161,12 @@ impl Batches {
     }
 
     /// Returns the vector of a text that every model can embed.
-    pub(super) async fn vector(&self, text: &str) -> Result<Vector, Failure> {
+    pub(super) async fn vector(&self, text: &str) -> Result<Vector, RequestFailure> {
         let answers = self.ask(&[text.to_owned()], Lane::Query, OfLong::Beginning).await?;
         match answers.into_iter().next() {
             Some(Ok(vector)) => Ok(vector),
-            Some(Err(reason)) => Err(Failure::Answer(reason)),
-            None => Err(Failure::Answer("nothing came back".to_owned())),
+            Some(Err(reason)) => Err(RequestFailure::Answer(reason)),
+            None => Err(RequestFailure::Answer("nothing came back".to_owned())),
         }
     }
 
@@ -176,34 +176,37 @@ impl Batches {
         texts: &[String],
         lane: Lane,
         of_long: OfLong,
-    ) -> Result<Vec<Result<Vector, Failure>>, Failure> {
-        let mut results: Vec<Option<Result<Vector, Failure>>> = vec![None; texts.len()];
+    ) -> Result<Vec<Result<Vector, RequestFailure>>, RequestFailure> {
+        let mut results: Vec<Option<Result<Vector, RequestFailure>>> = vec![None; texts.len()];
         let request = |range: Range<usize>| async move {
             let outcome = self.ask(&texts[range.clone()], lane, of_long).await;
             (range.clone(), self.judged(&texts[range], outcome, lane).await)
         };
-        let mut under_way: FuturesUnordered<_> = self.split(texts).into_iter().map(request).collect();
-        while let Some((range, outcome)) = under_way.next().await {
+        let mut in_flight: FuturesUnordered<_> = self.split(texts).into_iter().map(request).collect();
+        while let Some((range, outcome)) = in_flight.next().await {
             match outcome {
                 Ok(answers) => {
+                    debug_assert_eq!(answers.len(), range.len(), "each text of a request has an answer");
                     for (at, answer) in range.clone().zip(answers) {
                         match answer {
                             // Ask for the text alone, to see whether the text itself is the cause.
-                            Err(_) if range.len() > 1 => under_way.push(request(at..at + 1)),
-                            answer => results[at] = Some(answer.map_err(Failure::Request)),
+                            Err(_) if range.len() > 1 => in_flight.push(request(at..at + 1)),
+                            answer => results[at] = Some(answer.map_err(RequestFailure::Request)),
                         }
                     }
                 }
-                Err(Failure::Request(_)) if range.len() > 1 => {
+                Err(RequestFailure::Request(_)) if range.len() > 1 => {
                     let middle = range.start + range.len() / 2;
-                    under_way.push(request(range.start..middle));
-                    under_way.push(request(middle..range.end));
+                    in_flight.push(request(range.start..middle));
+                    in_flight.push(request(middle..range.end));
                 }
-                Err(failure @ (Failure::Definite { .. } | Failure::Dimension { .. })) => return Err(failure),
+                Err(failure @ (RequestFailure::Definite { .. } | RequestFailure::Dimension { .. })) => {
+                    return Err(failure);
+                }
                 Err(failure) => range.for_each(|at| results[at] = Some(Err(failure.clone()))),
             }
         }
-        let missing = || Err(Failure::Answer("no vector came back".to_owned()));
+        let missing = || Err(RequestFailure::Answer("no vector came back".to_owned()));
         Ok(results.into_iter().map(|result| result.unwrap_or_else(missing)).collect())
     }
 
@@ -233,17 +236,20 @@ impl Batches {
     async fn judged(
         &self,
         texts: &[String],
-        outcome: Result<Answers, Failure>,
+        outcome: Result<Answers, RequestFailure>,
         lane: Lane,
-    ) -> Result<Answers, Failure> {
+    ) -> Result<Answers, RequestFailure> {
         match outcome {
             Err(failure) if failure.may_be_a_texts() && self.is_well(lane).await => match texts {
                 [text] if !self.suspects.note(text) => Err(failure),
                 [_] => {
                     self.suspects.clear(texts);
-                    Err(Failure::Request(format!("{}, each time, while other texts have vectors", failure.reason())))
+                    Err(RequestFailure::Request(format!(
+                        "{}, each time, while other texts have vectors",
+                        failure.reason()
+                    )))
                 }
-                _ => Err(Failure::Request(failure.reason())),
+                _ => Err(RequestFailure::Request(failure.reason())),
             },
             Ok(answers) => {
                 self.suspects.clear(texts);
@@ -261,7 +267,7 @@ impl Batches {
     }
 
     /// Sends a request until it is answered, refused, or has failed often enough. A request that pauses gives its turn to others.
-    async fn ask(&self, texts: &[String], lane: Lane, of_long: OfLong) -> Result<Answers, Failure> {
+    async fn ask(&self, texts: &[String], lane: Lane, of_long: OfLong) -> Result<Answers, RequestFailure> {
         let tokens = texts.iter().map(|text| estimated_tokens(text)).sum();
         let mut backoff = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(250))
@@ -280,7 +286,7 @@ impl Batches {
                 outcome => return outcome,
             };
             let told = match &failure {
-                Failure::Later { after, .. } => *after,
+                RequestFailure::Later { after, .. } => *after,
                 _ => None,
             };
             // A pause that the provider names is used as it is, without jitter.

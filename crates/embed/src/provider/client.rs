@@ -11,8 +11,8 @@ use walvec_model::with_causes;
 
 use super::address::{self, Forbidden, Guarded};
 use super::batches::{Answers, Ask, OfLong};
-use super::failure::{self, Failure};
-use super::protocol::{Protocol, Question};
+use super::failure::{self, RequestFailure};
+use super::protocol::{ProviderProtocol, ProviderQuestion};
 use super::{ProviderOptions, answer};
 use crate::{BoxFuture, EmbedError};
 
@@ -32,9 +32,9 @@ const OTHER_BYTES: usize = 64 * 1024;
 const SHOWN: usize = 300;
 
 /// A provider's model at its address.
-pub(super) struct Client {
+pub(super) struct ProviderClient {
     http: Http,
-    protocol: Protocol,
+    protocol: ProviderProtocol,
     model: String,
     endpoint: Url,
     /// The provider's name in errors.
@@ -45,8 +45,8 @@ pub(super) struct Client {
     base64: bool,
 }
 
-impl Client {
-    pub(super) fn new(protocol: Protocol, model: &str, options: &ProviderOptions) -> Result<Self, EmbedError> {
+impl ProviderClient {
+    pub(super) fn new(protocol: ProviderProtocol, model: &str, options: &ProviderOptions) -> Result<Self, EmbedError> {
         let url = options.url.as_deref().or(protocol.default_url()).unwrap_or_default();
         let at = format!("{} at {url}", protocol.name());
         let refused = |reason: String| EmbedError::ProviderRefused {
@@ -95,28 +95,37 @@ impl Client {
         &self.at
     }
 
-    async fn post(&self, texts: &[String], dimension: Option<usize>, of_long: OfLong) -> Result<Vec<u8>, Failure> {
+    async fn post(
+        &self,
+        texts: &[String],
+        dimension: Option<usize>,
+        of_long: OfLong,
+    ) -> Result<Vec<u8>, RequestFailure> {
         let truncate = of_long == OfLong::Beginning;
         let question =
-            Question { model: &self.model, dimensions: self.dimensions, texts, base64: self.base64, truncate };
+            ProviderQuestion { model: &self.model, dimensions: self.dimensions, texts, base64: self.base64, truncate };
         let body = self.protocol.request(&question).to_string();
         let request = self.http.post(self.endpoint.clone()).header(CONTENT_TYPE, "application/json").body(body);
         let response = request.send().await.map_err(|error| self.unreachable(error))?;
         if !response.status().is_success() {
             return Err(match self.refusal(response, texts).await {
                 // The request asked for a refusal of such texts, and some servers do not report it as the client's fault.
-                Failure::Failing(reason) if !truncate && failure::says_too_long(&reason) => Failure::Request(reason),
+                RequestFailure::Failing(reason) if !truncate && failure::says_too_long(&reason) => {
+                    RequestFailure::Request(reason)
+                }
                 failure => failure,
             });
         }
         let most = OTHER_BYTES + texts.len() * dimension.unwrap_or(MAX_DIMENSION) * NUMBER_BYTES;
         self.read(response, most).await?.ok_or_else(|| {
-            Failure::Answer(format!("the answer is longer than {most} bytes, which no vectors of these texts are"))
+            RequestFailure::Answer(format!(
+                "the answer is longer than {most} bytes, which no vectors of these texts are"
+            ))
         })
     }
 
     /// Reads the body; `None` if it is longer than `most`.
-    async fn read(&self, mut response: Response, most: usize) -> Result<Option<Vec<u8>>, Failure> {
+    async fn read(&self, mut response: Response, most: usize) -> Result<Option<Vec<u8>>, RequestFailure> {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(error))? {
             if body.len() + chunk.len() > most {
@@ -128,13 +137,13 @@ impl Client {
     }
 
     /// Classifies an error of the transport.
-    fn unreachable(&self, error: reqwest::Error) -> Failure {
+    fn unreachable(&self, error: reqwest::Error) -> RequestFailure {
         let error = error.without_url();
         let mut cause: Option<&dyn std::error::Error> = Some(&error);
         while let Some(this) = cause {
             if let Some(forbidden) = this.downcast_ref::<Forbidden>() {
                 let remedy = "name the server itself in embedding.url".to_owned();
-                return Failure::Definite { reason: forbidden.to_string(), remedy };
+                return RequestFailure::Definite { reason: forbidden.to_string(), remedy };
             }
             cause = this.source();
         }
@@ -143,35 +152,35 @@ impl Client {
             () if error.is_connect() => format!("no connection: {}", with_causes(&error)),
             () => format!("the answer broke off: {}", with_causes(&error)),
         };
-        if error.is_connect() { Failure::Later { reason, after: None } } else { Failure::Failing(reason) }
+        if error.is_connect() { RequestFailure::Later { reason, after: None } } else { RequestFailure::Failing(reason) }
     }
 
     /// Classifies a response with an error status.
-    async fn refusal(&self, response: Response, texts: &[String]) -> Failure {
+    async fn refusal(&self, response: Response, texts: &[String]) -> RequestFailure {
         let status = response.status();
         let after = pause(response.headers(), SystemTime::now());
         let body = self.read(response, OTHER_BYTES).await.ok().flatten().unwrap_or_default();
         let said = self.shown(&body, texts).map(|said| format!(": {said}")).unwrap_or_default();
         let reason = format!("{status}{said}");
-        let definite = |remedy: &str| Failure::Definite { reason: reason.clone(), remedy: remedy.to_owned() };
+        let definite = |remedy: &str| RequestFailure::Definite { reason: reason.clone(), remedy: remedy.to_owned() };
         match status {
             StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
-                Failure::Request(reason)
+                RequestFailure::Request(reason)
             }
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::TOO_EARLY => {
-                Failure::Later { reason, after }
+                RequestFailure::Later { reason, after }
             }
-            _ if status.is_server_error() && after.is_some() => Failure::Later { reason, after },
-            _ if status.is_server_error() => Failure::Failing(reason),
+            _ if status.is_server_error() && after.is_some() => RequestFailure::Later { reason, after },
+            _ if status.is_server_error() => RequestFailure::Failing(reason),
             // The provider's message may repeat a part of the key.
-            StatusCode::UNAUTHORIZED => Failure::Definite {
+            StatusCode::UNAUTHORIZED => RequestFailure::Definite {
                 reason: status.to_string(),
                 remedy:
                     "put the right key into embedding.api_key, best as a variable: api_key: ${NAME_OF_THE_VARIABLE}"
                         .to_owned(),
             },
             StatusCode::FORBIDDEN => definite("see that the key in embedding.api_key may use this model"),
-            StatusCode::NOT_FOUND if self.protocol == Protocol::Ollama => definite(&format!(
+            StatusCode::NOT_FOUND if self.protocol == ProviderProtocol::Ollama => definite(&format!(
                 "type `ollama pull {}` where Ollama runs, or look at embedding.model and embedding.url",
                 self.model
             )),
@@ -201,16 +210,16 @@ impl Client {
     }
 }
 
-impl Ask for Client {
+impl Ask for ProviderClient {
     fn ask<'a>(
         &'a self,
         texts: &'a [String],
         dimension: Option<usize>,
         of_long: OfLong,
-    ) -> BoxFuture<'a, Result<Answers, Failure>> {
+    ) -> BoxFuture<'a, Result<Answers, RequestFailure>> {
         Box::pin(async move {
             let body = self.post(texts, dimension, of_long).await?;
-            let vectors = self.protocol.vectors(&body).map_err(Failure::Answer)?;
+            let vectors = self.protocol.vectors(&body).map_err(RequestFailure::Answer)?;
             answer::check(vectors, texts.len(), dimension.or(self.dimensions))
         })
     }
@@ -306,10 +315,13 @@ mod tests {
     #[tokio::test]
     async fn a_name_that_turns_out_to_be_a_metadata_service_ends_the_call_before_a_connection() {
         let options = ProviderOptions { url: Some("http://name".to_owned()), ..ProviderOptions::default() };
-        let mut client = Client::new(Protocol::Tei, "m", &options).unwrap();
+        let mut client = ProviderClient::new(ProviderProtocol::Tei, "m", &options).unwrap();
         client.http = crate::http::client().no_proxy().dns_resolver(Rebound).build().unwrap();
         let failure = client.ask(&["a".to_owned()], None, OfLong::Beginning).await.unwrap_err();
-        assert!(matches!(&failure, Failure::Definite { reason, .. } if reason.contains("metadata")), "{failure:?}");
+        assert!(
+            matches!(&failure, RequestFailure::Definite { reason, .. } if reason.contains("metadata")),
+            "{failure:?}"
+        );
     }
 
     #[test]

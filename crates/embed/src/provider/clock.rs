@@ -44,13 +44,13 @@ pub(super) mod simulated {
     use super::*;
 
     #[derive(Default)]
-    struct State {
+    struct ClockState {
         now: Duration,
         sleepers: Vec<(Duration, Waker)>,
     }
 
     #[derive(Clone, Default)]
-    pub(in super::super) struct SimulatedClock(Arc<Mutex<State>>);
+    pub(in super::super) struct SimulatedClock(Arc<Mutex<ClockState>>);
 
     impl SimulatedClock {
         /// Runs `work` to its end. Whenever `work` waits, the clock advances to the next sleeper.

@@ -7,7 +7,7 @@ use crate::error::CHUNK;
 
 /// Why there are no vectors.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(super) enum RequestFailure {
     /// A temporary failure: the provider is away, fails, or refuses requests for the moment.
     Later {
         reason: String,
@@ -26,7 +26,7 @@ pub(super) enum Failure {
     Definite { reason: String, remedy: String },
 }
 
-impl Failure {
+impl RequestFailure {
     /// Returns whether the same request may succeed later.
     pub(super) const fn is_worth_repeating(&self) -> bool {
         match self {
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn a_text_that_is_too_long_leads_to_chunks_in_every_providers_words() {
         let told = |reason: &str, bytes: usize| {
-            Failure::Request(reason.to_owned()).error_of_text("p", &"x".repeat(bytes)).to_string()
+            RequestFailure::Request(reason.to_owned()).error_of_text("p", &"x".repeat(bytes)).to_string()
         };
         for reason in [
             "400 Bad Request: This model's maximum context length is 512 tokens. However, you requested 2048 tokens",

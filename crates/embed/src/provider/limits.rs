@@ -17,15 +17,15 @@ pub(super) enum Lane {
 }
 
 /// The limits that a configuration sets.
-pub(super) struct Limits {
+pub(super) struct ProviderLimits {
     clock: Arc<dyn Clock>,
     concurrency: usize,
     permits: Semaphore,
-    requests: Option<Pace>,
-    tokens: Option<Pace>,
+    requests: Option<EvenRate>,
+    tokens: Option<EvenRate>,
 }
 
-impl Limits {
+impl ProviderLimits {
     pub(super) fn new(
         clock: Arc<dyn Clock>,
         concurrency: usize,
@@ -36,8 +36,8 @@ impl Limits {
             clock,
             concurrency,
             permits: Semaphore::new(concurrency),
-            requests: requests_per_minute.map(Pace::new),
-            tokens: tokens_per_minute.map(Pace::new),
+            requests: requests_per_minute.map(EvenRate::new),
+            tokens: tokens_per_minute.map(EvenRate::new),
         }
     }
 
@@ -71,13 +71,13 @@ impl Limits {
 
 /// An even rate per minute: each caller waits for the time that earlier amounts take. Nothing accumulates while there is no
 /// caller, because providers also limit requests per second.
-struct Pace {
+struct EvenRate {
     per_minute: u64,
     /// The earliest time of the next request.
     next: Mutex<Duration>,
 }
 
-impl Pace {
+impl EvenRate {
     const fn new(per_minute: u64) -> Self {
         Self { per_minute, next: Mutex::new(Duration::ZERO) }
     }
@@ -97,8 +97,12 @@ mod tests {
     use super::*;
     use crate::provider::clock::simulated::SimulatedClock;
 
-    fn limits(clock: &SimulatedClock, requests_per_minute: Option<u64>, tokens_per_minute: Option<u64>) -> Limits {
-        Limits::new(Arc::new(clock.clone()), 1, requests_per_minute, tokens_per_minute)
+    fn limits(
+        clock: &SimulatedClock,
+        requests_per_minute: Option<u64>,
+        tokens_per_minute: Option<u64>,
+    ) -> ProviderLimits {
+        ProviderLimits::new(Arc::new(clock.clone()), 1, requests_per_minute, tokens_per_minute)
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Models behind an HTTP interface: `openai/<model>`, `ollama/<model>` and `tei/<model>`.
 //!
-//! - [`Protocol`] (`protocol`): what is asked and answered, one file for each: `openai`, `ollama`, `tei`
+//! - [`ProviderProtocol`] (`protocol`): what is asked and answered, one file for each: `openai`, `ollama`, `tei`
 //! - `client`: one request over HTTP; `address`: where none may go
 //! - `answer`: the check that an answer holds the vectors that were asked for
 //! - `failure`: the kinds of failed requests
@@ -34,15 +34,15 @@ use walvec_model::Vector;
 
 use self::{
     batches::{Batches, OfLong},
-    client::Client,
+    client::ProviderClient,
     clock::WallClock,
     documented::Documented,
-    failure::Failure,
-    limits::{Lane, Limits},
+    failure::RequestFailure,
+    limits::{Lane, ProviderLimits},
 };
 use crate::{BoxFuture, EmbedError, Embedder, EmbedderInfo, Reads};
 
-pub use protocol::Protocol;
+pub use protocol::ProviderProtocol;
 
 /// A fixed text that every model can embed. Its vector shows the dimension, whether the provider answers, and whether another
 /// model answers now.
@@ -84,7 +84,7 @@ pub struct ProviderEmbedder {
     info: EmbedderInfo,
     batches: Batches,
     at: String,
-    protocol: Protocol,
+    protocol: ProviderProtocol,
     documented: Option<Documented>,
     /// The vector of [`PROBE`] that was asked for when the provider was first reached. It is used once: later the vector may
     /// differ.
@@ -92,7 +92,7 @@ pub struct ProviderEmbedder {
 }
 
 impl ProviderEmbedder {
-    /// Connects to the model called `name`, which [`Protocol::of`] knows. Asks for one vector if the dimension is not given.
+    /// Connects to the model called `name`, which [`ProviderProtocol::of`] knows. Asks for one vector if the dimension is not given.
     ///
     /// # Errors
     /// [`EmbedError::ModelName`], [`EmbedError::ProviderRefused`], [`EmbedError::ProviderUnavailable`] or
@@ -100,19 +100,19 @@ impl ProviderEmbedder {
     pub async fn open(name: &str, options: ProviderOptions) -> Result<Self, EmbedError> {
         let refused = |reason| EmbedError::ModelName { name: name.to_owned(), reason };
         let (protocol, model) =
-            Protocol::of(name).ok_or_else(|| refused("it must begin with openai/, ollama/ or tei/"))?;
+            ProviderProtocol::of(name).ok_or_else(|| refused("it must begin with openai/, ollama/ or tei/"))?;
         if model.trim().is_empty() {
             return Err(refused("behind the provider's name there must be that of the model"));
         }
-        let limits = Limits::new(
+        let limits = ProviderLimits::new(
             Arc::new(WallClock::new()),
-            options.concurrency.unwrap_or(Protocol::CONCURRENCY),
+            options.concurrency.unwrap_or(ProviderProtocol::CONCURRENCY),
             options.requests_per_minute,
             options.tokens_per_minute,
         );
         let items = options.batch_items.unwrap_or(protocol.batch_items());
         let tokens = options.batch_tokens.unwrap_or(protocol.batch_tokens());
-        let client = Client::new(protocol, model, &options)?;
+        let client = ProviderClient::new(protocol, model, &options)?;
         let at = client.at().to_owned();
         let batches = Batches::new(Box::new(client), limits, items, tokens);
         let (dimension, sample) = match options.dimensions {
@@ -155,9 +155,9 @@ impl ProviderEmbedder {
         of_long: OfLong,
     ) -> Result<Vec<Result<Vector, EmbedError>>, EmbedError> {
         let outcomes = self.batches.run(&texts, lane, of_long).await.map_err(|failure| failure.error(&self.at))?;
-        let error = |(outcome, text): (Result<Vector, Failure>, &String)| {
+        let error = |(outcome, text): (Result<Vector, RequestFailure>, &String)| {
             outcome.map_err(|failure| match failure {
-                Failure::Request(reason) if of_long == OfLong::Refusal && failure::says_too_long(&reason) => {
+                RequestFailure::Request(reason) if of_long == OfLong::Refusal && failure::says_too_long(&reason) => {
                     self.too_long(text)
                 }
                 failure => failure.error_of_text(&self.at, text),

@@ -5,9 +5,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::protocol::{Question, numbers};
+use super::protocol::{ProviderQuestion, numbers};
 
-pub(super) fn request(question: &Question<'_>) -> Value {
+pub(super) fn request(question: &ProviderQuestion<'_>) -> Value {
     let encoding = if question.base64 { "base64" } else { "float" };
     let mut body = json!({ "model": question.model, "input": question.texts, "encoding_format": encoding });
     if let Some(dimensions) = question.dimensions {
@@ -17,12 +17,12 @@ pub(super) fn request(question: &Question<'_>) -> Value {
 }
 
 #[derive(Deserialize)]
-struct Answer {
-    data: Vec<Item>,
+struct OpenAiAnswer {
+    data: Vec<OpenAiVector>,
 }
 
 #[derive(Deserialize)]
-struct Item {
+struct OpenAiVector {
     index: usize,
     embedding: Embedding,
 }
@@ -38,10 +38,11 @@ enum Embedding {
 }
 
 pub(super) fn vectors(body: &[u8]) -> Result<Vec<Vec<f32>>, String> {
-    let answer: Answer = serde_json::from_slice(body).map_err(|error| format!("not what was expected: {error}"))?;
+    let answer: OpenAiAnswer =
+        serde_json::from_slice(body).map_err(|error| format!("not what was expected: {error}"))?;
     let count = answer.data.len();
     let mut ordered: Vec<Option<Vec<f32>>> = vec![None; count];
-    for Item { index, embedding } in answer.data {
+    for OpenAiVector { index, embedding } in answer.data {
         let place = ordered.get_mut(index).ok_or_else(|| format!("index {index} among {count} vectors"))?;
         let vector = match embedding {
             Embedding::Numbers(written) => numbers(written),
@@ -70,7 +71,8 @@ mod tests {
     #[test]
     fn a_request_names_the_dimension_only_if_one_is_wanted() {
         let texts = ["a".to_owned()];
-        let mut question = Question { model: "m", dimensions: None, texts: &texts, base64: false, truncate: true };
+        let mut question =
+            ProviderQuestion { model: "m", dimensions: None, texts: &texts, base64: false, truncate: true };
         assert_eq!(request(&question), json!({ "model": "m", "input": ["a"], "encoding_format": "float" }));
         question.dimensions = Some(256);
         question.base64 = true;

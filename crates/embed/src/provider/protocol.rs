@@ -8,7 +8,7 @@ use super::{ollama, openai, tei};
 
 /// How to talk to a provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
+pub enum ProviderProtocol {
     /// OpenAI's `/v1/embeddings`, which many servers speak.
     OpenAi,
     /// Ollama's `/api/embed`.
@@ -18,7 +18,7 @@ pub enum Protocol {
 }
 
 /// A request before it is written as JSON.
-pub(crate) struct Question<'a> {
+pub(crate) struct ProviderQuestion<'a> {
     pub(crate) model: &'a str,
     pub(crate) dimensions: Option<usize>,
     pub(crate) texts: &'a [String],
@@ -28,7 +28,7 @@ pub(crate) struct Question<'a> {
     pub(crate) truncate: bool,
 }
 
-impl Protocol {
+impl ProviderProtocol {
     /// The default of requests in flight: enough to hide a network's latency, few enough for a provider's smallest plan.
     pub const CONCURRENCY: usize = 4;
 
@@ -109,7 +109,7 @@ impl Protocol {
     }
 
     /// Builds the body of a request.
-    pub(crate) fn request(self, question: &Question<'_>) -> Value {
+    pub(crate) fn request(self, question: &ProviderQuestion<'_>) -> Value {
         match self {
             Self::OpenAi => openai::request(question),
             Self::Ollama => ollama::request(question),
@@ -138,10 +138,13 @@ mod tests {
 
     #[test]
     fn a_name_begins_with_its_protocol() {
-        assert_eq!(Protocol::of("openai/text-embedding-3-small"), Some((Protocol::OpenAi, "text-embedding-3-small")));
-        assert_eq!(Protocol::of("ollama/bge-m3:567m"), Some((Protocol::Ollama, "bge-m3:567m")));
-        assert_eq!(Protocol::of("tei/BAAI/bge-small"), Some((Protocol::Tei, "BAAI/bge-small")));
-        assert_eq!(Protocol::of("openai"), None);
-        assert_eq!(Protocol::of("BAAI/bge-small-en-v1.5"), None);
+        assert_eq!(
+            ProviderProtocol::of("openai/text-embedding-3-small"),
+            Some((ProviderProtocol::OpenAi, "text-embedding-3-small"))
+        );
+        assert_eq!(ProviderProtocol::of("ollama/bge-m3:567m"), Some((ProviderProtocol::Ollama, "bge-m3:567m")));
+        assert_eq!(ProviderProtocol::of("tei/BAAI/bge-small"), Some((ProviderProtocol::Tei, "BAAI/bge-small")));
+        assert_eq!(ProviderProtocol::of("openai"), None);
+        assert_eq!(ProviderProtocol::of("BAAI/bge-small-en-v1.5"), None);
     }
 }

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::protocol::{Question, numbers};
+use super::protocol::{ProviderQuestion, numbers};
 
 /// Builds the body. It has no model and no dimension: a server has one model.
-pub(super) fn request(question: &Question<'_>) -> Value {
+pub(super) fn request(question: &ProviderQuestion<'_>) -> Value {
     json!({ "inputs": question.texts, "truncate": question.truncate, "normalize": true })
 }
 
@@ -22,7 +22,8 @@ mod tests {
     #[test]
     fn a_request_and_its_answer_have_the_protocols_form() {
         let texts = ["a".to_owned()];
-        let question = Question { model: "m", dimensions: Some(2), texts: &texts, base64: true, truncate: true };
+        let question =
+            ProviderQuestion { model: "m", dimensions: Some(2), texts: &texts, base64: true, truncate: true };
         assert_eq!(request(&question), json!({ "inputs": ["a"], "truncate": true, "normalize": true }));
         assert_eq!(vectors(b"[[1,2]]"), Ok(vec![vec![1.0, 2.0]]));
         assert!(vectors(br#"{"error":"x"}"#).is_err());

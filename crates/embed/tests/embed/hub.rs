@@ -13,7 +13,7 @@ use tokio::{
 };
 use walvec_embed::{
     EmbedError,
-    hub::{Hub, OnProgress, Progress, pull},
+    hub::{DownloadProgress, Hub, OnProgress, pull},
     model_dir,
 };
 
@@ -178,7 +178,7 @@ fn hub_at(endpoint: &str) -> Hub {
 }
 
 fn quiet() -> OnProgress {
-    Arc::new(|_: &Progress| {})
+    Arc::new(|_: &DownloadProgress| {})
 }
 
 async fn failed_pull(hub: FakeHub, name: &str, root: &Path) -> EmbedError {
@@ -197,7 +197,7 @@ async fn a_pulled_model_is_complete_and_can_be_used_by_its_name() {
     let seen = Arc::new(Mutex::new(HashMap::new()));
     let on_progress: OnProgress = {
         let seen = Arc::clone(&seen);
-        Arc::new(move |progress: &Progress| {
+        Arc::new(move |progress: &DownloadProgress| {
             seen.lock().unwrap().insert(progress.file.clone(), (progress.bytes, progress.total_bytes));
         })
     };

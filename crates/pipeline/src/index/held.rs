@@ -1,7 +1,7 @@
 //! Holds records that concern all partitions of their topic, but are in only one: they wait until the group has read
 //! the others so far.
 
-use walvec_broker::kafka::connection::Connection;
+use walvec_broker::kafka::connection::BrokerConnection;
 use walvec_broker::kafka::consumer::Member;
 use walvec_broker::kafka::lookup;
 use walvec_broker::kafka::topics::Topics;
@@ -55,7 +55,7 @@ impl HeldPartition {
         &mut self,
         of: &Partition,
         member: &Member,
-        connection: &Connection,
+        connection: &BrokerConnection,
         is_older: impl FnMut(&Record, Position) -> bool,
     ) -> Result<bool, PipelineError> {
         match &self.waiting {
@@ -77,7 +77,7 @@ impl HeldPartition {
         of: &Partition,
         position: Position,
         member: &Member,
-        connection: &Connection,
+        connection: &BrokerConnection,
         mut is_older: impl FnMut(&Record, Position) -> bool,
     ) -> Result<(), PipelineError> {
         let partitions = match self.partitions {

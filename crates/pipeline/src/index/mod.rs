@@ -31,8 +31,8 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use walvec_broker::BrokerError;
-use walvec_broker::kafka::connection::Connection;
-use walvec_broker::kafka::consumer::{Consumer, Membership, Protocol};
+use walvec_broker::kafka::connection::BrokerConnection;
+use walvec_broker::kafka::consumer::{Consumer, GroupSharing, Membership};
 use walvec_broker::kafka::topics::Topics;
 use walvec_broker::wire::Format;
 use walvec_capture::SourceConfig;
@@ -74,13 +74,13 @@ const DELETES_KEPT_GOOD: Duration = Duration::from_secs(3 * 24 * 3600);
 #[derive(Clone)]
 pub struct IndexerConfig {
     /// The broker.
-    pub connection: Connection,
+    pub connection: BrokerConnection,
     /// The consumer group.
     pub group: String,
     /// This worker's name in the group.
     pub instance: String,
     /// How the group shares partitions; `None`: with the newest protocol that the broker knows.
-    pub protocol: Option<Protocol>,
+    pub protocol: Option<GroupSharing>,
     /// How long a worker may be silent before its partitions go to others, in the classic protocol.
     pub session_timeout: Duration,
     /// The records to read.
@@ -128,7 +128,7 @@ pub struct Indexer {
     shared: Shared,
     fence: Arc<WriteFence>,
     collections: Vec<Collection>,
-    protocol: Protocol,
+    protocol: GroupSharing,
 }
 
 impl Indexer {
@@ -151,7 +151,7 @@ impl Indexer {
         let guard: Arc<dyn Fence> = Arc::<WriteFence>::clone(&fence);
         let (truncates, leaves) = (Truncates::default(), Leaves::default());
         let shared = Shared { telemetry, letters, stop, guard: Some(guard), truncates, leaves };
-        let protocol = config.protocol.unwrap_or(Protocol::Consumer);
+        let protocol = config.protocol.unwrap_or(GroupSharing::Consumer);
         Self { config, shared, fence, collections, protocol }
     }
 
@@ -313,7 +313,7 @@ impl Sessions for Indexer {
         match error {
             PipelineError::Broker(BrokerError::OldProtocol { .. }) if self.config.protocol.is_none() => {
                 tracing::info!("the broker does not know the group protocol of Kafka 4; using the classic one");
-                self.protocol = Protocol::Classic;
+                self.protocol = GroupSharing::Classic;
                 Next::AtOnce
             }
             // The group releases the name when the session of its former holder ends. No event says when.

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 use walvec_broker::Record;
 use walvec_broker::kafka::consumer::Offsets;
-use walvec_broker::wire::vectors::{self, Upsert, Vectors as Said};
+use walvec_broker::wire::vectors::{self, Upsert, VectorRecord as Said};
 use walvec_broker::wire::{Format, Malformed, reference_vectors};
 use walvec_model::{Column, InputHash, Lsn, Point, PointId, Position, Provenance, RowKey, Table, Value};
 

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use tracing::Span;
-use walvec_broker::kafka::connection::Connection;
+use walvec_broker::kafka::connection::BrokerConnection;
 use walvec_broker::kafka::producer::{Producer, Segment};
 use walvec_broker::kafka::topics::{TopicSpec, Topics};
-use walvec_broker::wire::reference_vectors::{self, Embedded};
+use walvec_broker::wire::reference_vectors::{self, EmbeddedRow};
 use walvec_broker::wire::{Format, SnapshotEnd, Sweep, header, vectors};
 use walvec_broker::{BrokerError, Outgoing};
 use walvec_model::{Generation, Point, PointId, Position, Provenance, StoredPoint, TableName, Vector};
@@ -39,7 +39,7 @@ impl VectorsTopic {
     /// # Errors
     /// [`BrokerError::Settings`].
     pub fn new(
-        connection: &Connection,
+        connection: &BrokerConnection,
         producer: Arc<Producer>,
         spec: TopicSpec,
         format: Format,
@@ -56,7 +56,8 @@ impl VectorsTopic {
     fn record(&self, write: &Write) -> Option<Outgoing> {
         match (write, self.format) {
             (Write::Upsert(point), Format::Debezium) => {
-                let names = vectors::Names { dense: self.vector.as_deref(), keywords: self.keywords.as_deref() };
+                let names =
+                    vectors::VectorFieldNames { dense: self.vector.as_deref(), keywords: self.keywords.as_deref() };
                 Some(vectors::upsert(&self.collection, point, names, None))
             }
             (Write::Upsert(point), Format::Reference) => Some(reference_vectors::encode(&embedded(point))),
@@ -116,12 +117,12 @@ fn refused(error: &BrokerError) -> SinkError {
 
 /// Converts a point to the tutorial's format: the row's columns that the payload has, and its key, which every reader
 /// needs.
-fn embedded(point: &Point) -> Embedded {
+fn embedded(point: &Point) -> EmbeddedRow {
     let mut fields = point.payload.clone();
     if let [key] = point.provenance.key.as_slice() {
         fields.entry("id").or_insert_with(|| key.clone());
     }
-    Embedded {
+    EmbeddedRow {
         table: Provenance::tagged_table(&point.provenance.table),
         kind: "insert".to_owned(),
         fields,
@@ -143,20 +144,20 @@ impl Sink for VectorsTopic {
         })
     }
 
-    fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>> {
+    fn write<'a>(&'a self, batch: &'a [Write]) -> BoxFuture<'a, Result<(), SinkError>> {
         let records = batch.iter().filter_map(|write| Some((Some(write.id()), self.record(write)?))).collect();
         Box::pin(self.send(records))
     }
 
-    fn retrieve(&self, _ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
+    fn retrieve<'a>(&'a self, _ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<StoredPoint>, SinkError>> {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
-    fn faithful(&self, _ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
+    fn faithful<'a>(&'a self, _ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<StoredPoint>, SinkError>> {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
-    fn vectors(&self, _ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<(PointId, Vector)>, SinkError>> {
+    fn vectors<'a>(&'a self, _ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<(PointId, Vector)>, SinkError>> {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
 

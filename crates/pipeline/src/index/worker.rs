@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
-use walvec_broker::kafka::connection::Connection;
+use walvec_broker::kafka::connection::BrokerConnection;
 use walvec_broker::kafka::consumer::{Consumer, Member, Offsets, Polled};
-use walvec_broker::kafka::statistics::Reading;
+use walvec_broker::kafka::statistics::ConsumerState;
 use walvec_broker::wire::{again, header};
 use walvec_broker::{BrokerError, Partition, Received, Record};
 use walvec_model::Position;
@@ -91,7 +91,7 @@ pub(super) enum Taken {
 
 /// A worker during one membership of its group.
 pub(super) struct Worker<I> {
-    connection: Connection,
+    connection: BrokerConnection,
     consumer: Consumer,
     member: Arc<Member>,
     handler: I,
@@ -110,7 +110,7 @@ pub(super) struct Worker<I> {
 
 impl<I: RecordHandler> Worker<I> {
     pub(super) fn new(
-        connection: Connection,
+        connection: BrokerConnection,
         consumer: Consumer,
         handler: I,
         fence: Arc<WriteFence>,
@@ -357,7 +357,7 @@ impl<I: RecordHandler> Worker<I> {
         Ok(())
     }
 
-    fn report(&self, reading: &Reading) {
+    fn report(&self, reading: &ConsumerState) {
         let partitions = reading.partitions.iter().map(|progress| PartitionStatus {
             topic: progress.partition.topic.to_string(),
             partition: progress.partition.number,

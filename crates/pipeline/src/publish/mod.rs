@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use walvec_broker::BrokerError;
-use walvec_broker::kafka::connection::Connection;
+use walvec_broker::kafka::connection::BrokerConnection;
 use walvec_broker::kafka::producer::{LARGEST_RECORD, Producer, Sending};
 use walvec_broker::kafka::topics::{TopicSpec, Topics};
 use walvec_broker::wire::Format;
@@ -74,7 +74,7 @@ pub struct PublisherConfig {
     /// What to do about a gap.
     pub on_gap: OnGap,
     /// The broker.
-    pub connection: Connection,
+    pub connection: BrokerConnection,
     /// How records are compressed.
     pub compression: String,
     /// The envelope.

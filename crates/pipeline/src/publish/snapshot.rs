@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
 
-use walvec_broker::wire::{Context, SnapshotEnd, Sweep};
+use walvec_broker::wire::{ChangeContext, SnapshotEnd, Sweep};
 use walvec_capture::Snapshot;
 use walvec_model::{Change, Lsn, Op, RowKey, TableName};
 
@@ -36,8 +36,12 @@ impl Session<'_> {
 
         let mut snapshot = shared.or_stop(async { Ok(self.source.begin_snapshot().await?) }).await?;
         let position = snapshot.position();
-        let context =
-            Context { generation: checkpoint.generation, committed_at: SystemTime::now(), xid: None, snapshot: true };
+        let context = ChangeContext {
+            generation: checkpoint.generation,
+            committed_at: SystemTime::now(),
+            xid: None,
+            snapshot: true,
+        };
         let copied = self.copy(&mut snapshot, &context).await;
         let closed = snapshot.close().await;
         let newest = match copied {
@@ -87,7 +91,7 @@ impl Session<'_> {
 
     /// Copies all rows, and returns the position as of which the newest were read: a table that is rewritten during the
     /// copy is read again later.
-    async fn copy(&mut self, snapshot: &mut Snapshot, context: &Context) -> Result<Lsn, PipelineError> {
+    async fn copy(&mut self, snapshot: &mut Snapshot, context: &ChangeContext) -> Result<Lsn, PipelineError> {
         let shared = self.shared;
         shared.or_stop(watch::begun(&self.source, self.store, snapshot.position())).await?;
         let mut newest = snapshot.position().commit_lsn;
@@ -103,7 +107,7 @@ impl Session<'_> {
     }
 
     /// Writes rows of a snapshot, or rows that were read again.
-    pub(super) async fn write_rows(&mut self, rows: Vec<Change>, context: &Context) -> Result<(), PipelineError> {
+    pub(super) async fn write_rows(&mut self, rows: Vec<Change>, context: &ChangeContext) -> Result<(), PipelineError> {
         count_changes(&rows);
         // The truncate at the beginning of a table is not a row.
         let count = rows.iter().filter(|row| row.op != Op::Truncate).count();
@@ -123,7 +127,7 @@ impl Session<'_> {
     pub(super) async fn put(
         &mut self,
         change: Change,
-        context: &Context,
+        context: &ChangeContext,
         traceparent: Option<&str>,
     ) -> Result<(), PipelineError> {
         let table = change.table.name.clone();
@@ -212,7 +216,7 @@ impl Session<'_> {
         change: &Change,
         code: &'static str,
         reason: &str,
-        context: &Context,
+        context: &ChangeContext,
     ) -> Result<(), PipelineError> {
         let Some(key) = change.key() else { return Ok(()) };
         tracing::warn!(table = %change.table.name, %key, code, "row parked: {reason}");

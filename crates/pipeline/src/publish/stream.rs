@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use tokio::sync::mpsc;
 use tracing::Span;
-use walvec_broker::wire::{Context, SnapshotEnd, Sweep};
+use walvec_broker::wire::{ChangeContext, SnapshotEnd, Sweep};
 use walvec_capture::{CaptureError, ChangeStream};
 use walvec_model::{Change, Generation, Op, RowKey, StreamEvent, Table, TableName, Touched};
 
@@ -42,7 +42,7 @@ enum PublishEvent {
 
 /// The transaction that is being read.
 struct Transaction {
-    context: Context,
+    context: ChangeContext,
     rows: usize,
     span: Span,
     /// The trace header of its records.
@@ -79,7 +79,7 @@ impl Session<'_> {
         orders: &mut mpsc::Receiver<QueuedJob>,
         active: &mut Option<RunningJob>,
     ) -> Result<(), PipelineError> {
-        let context = Context { generation, committed_at: SystemTime::UNIX_EPOCH, xid: None, snapshot: false };
+        let context = ChangeContext { generation, committed_at: SystemTime::UNIX_EPOCH, xid: None, snapshot: false };
         let mut transaction = Transaction { context, rows: 0, span: Span::none(), traceparent: None };
         let (mut related, unseen) = (ChangedLookups::new(&self.config.source.lookups), Unseen::default());
         let mut progress = self.topic_writer.progress();
@@ -222,7 +222,7 @@ impl Session<'_> {
     async fn write_again(
         &mut self,
         mut affected: AffectedRows,
-        context: &Context,
+        context: &ChangeContext,
         active: &mut Option<RunningJob>,
     ) -> Result<(), PipelineError> {
         let source = Arc::clone(&self.source);
@@ -345,14 +345,15 @@ impl Session<'_> {
     async fn reread(
         &mut self,
         turn: JobStep,
-        context: &Context,
+        context: &ChangeContext,
         active: &mut Option<RunningJob>,
         checkpointer: &mut Checkpointer,
     ) -> Result<(), PipelineError> {
         match turn {
             JobStep::Write(rows) => {
                 rows.iter().for_each(|row| checkpointer.takes_as_of(row.position.commit_lsn));
-                let context = Context { committed_at: SystemTime::now(), xid: None, snapshot: true, ..context.clone() };
+                let context =
+                    ChangeContext { committed_at: SystemTime::now(), xid: None, snapshot: true, ..context.clone() };
                 self.write_rows(rows, &context).await?;
                 self.topic_writer.cut();
             }

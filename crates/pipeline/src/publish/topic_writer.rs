@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use walvec_broker::kafka::producer::{Producer, Segment};
-use walvec_broker::wire::{Context, Encoder, SnapshotEnd, header};
+use walvec_broker::wire::{ChangeContext, Encoder, SnapshotEnd, header};
 use walvec_broker::{BrokerError, Outgoing};
 use walvec_model::{Change, Lsn, Op, TableName};
 
@@ -146,7 +146,7 @@ impl TopicWriter {
     pub(super) async fn send(
         &mut self,
         change: Change,
-        context: &Context,
+        context: &ChangeContext,
         traceparent: Option<&str>,
     ) -> Result<Option<Oversized>, PipelineError> {
         let Some((topic, partitions)) = self.routes.get(&change.table.name).cloned() else { return Ok(None) };

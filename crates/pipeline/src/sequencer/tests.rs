@@ -13,7 +13,7 @@ use walvec_model::{
 };
 use walvec_sink::embedded::Embedded;
 use walvec_sink::{CollectionSpec, Search as _};
-use walvec_transform::{Layout, Transform, TransformSpec};
+use walvec_transform::{PayloadLayout, Transform, TransformSpec};
 
 use super::*;
 use crate::observe::status::CollectionStatus;
@@ -106,7 +106,7 @@ impl Fixture {
             text: "{{ body }}".to_owned(),
             payload: None,
             computed: Vec::new(),
-            layout: Layout::Flat,
+            layout: PayloadLayout::Flat,
             lookups: Vec::new(),
             indexes: Vec::new(),
         });

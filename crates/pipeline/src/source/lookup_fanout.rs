@@ -8,7 +8,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use walvec_capture::{LookupSpec, Related, Source};
+use walvec_capture::{KeyPage, LookupSpec, Related, Source};
 use walvec_model::{Change, LookedUpChange, Lookup, Op, Position, Row, RowKey, Table, TableName, Touched, Value};
 
 use crate::error::PipelineError;
@@ -202,7 +202,14 @@ impl LookupQuery {
     async fn ask(&self, source: &Source) -> Result<Vec<RowKey>, PipelineError> {
         let _timer = Timer::start(Stage::Relate);
         let changed = self.values.as_deref().map_or(Related::ToAny, Related::To);
-        Ok(source.related_keys(&self.table.name, &self.lookup, &changed, self.after.as_ref(), PAGE_KEYS).await?)
+        Ok(source
+            .related_keys(
+                &self.table.name,
+                &self.lookup,
+                &changed,
+                KeyPage { after: self.after.as_ref(), limit: PAGE_KEYS },
+            )
+            .await?)
     }
 }
 

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
-use walvec_broker::kafka::connection::Connection;
+use walvec_broker::kafka::connection::BrokerConnection;
 use walvec_broker::kafka::producer::{Producer, Segment};
-use walvec_broker::kafka::table::Table;
+use walvec_broker::kafka::table::CompactedTopic;
 use walvec_broker::kafka::topics::{TopicSpec, Topics};
-use walvec_broker::wire::dead_letter::{self, Letter, Parked, Subject};
+use walvec_broker::wire::dead_letter::{self, Letter, LetterRecord, LetterSubject};
 use walvec_broker::{BrokerError, Outgoing};
 use walvec_model::RowKey;
 
@@ -28,7 +28,7 @@ type Slot = (String, Vec<u8>, bool);
 pub struct DeadLettersTopic {
     topic: String,
     producer: Arc<Producer>,
-    table: Table,
+    table: CompactedTopic,
     known: Mutex<Known>,
 }
 
@@ -38,7 +38,7 @@ impl DeadLettersTopic {
     /// # Errors
     /// If the broker cannot be reached, or refuses access.
     pub async fn open(
-        connection: &Connection,
+        connection: &BrokerConnection,
         producer: Arc<Producer>,
         topic: &str,
         replication: Option<i32>,
@@ -46,7 +46,7 @@ impl DeadLettersTopic {
         let spec = TopicSpec { name: topic.to_owned(), partitions: 1, replication, retention: None, compact: true };
         let partitions = Topics::new(connection)?.ensure(std::slice::from_ref(&spec)).await?;
         let partitions = partitions.get(topic).copied().unwrap_or(1);
-        let table = Table::open(connection, topic, partitions)?;
+        let table = CompactedTopic::open(connection, topic, partitions)?;
         let letters = Self { topic: topic.to_owned(), producer, table, known: Mutex::default() };
         letters.catch_up().await?;
         Ok(letters)
@@ -55,14 +55,14 @@ impl DeadLettersTopic {
     async fn catch_up(&self) -> Result<(), PipelineError> {
         for record in self.table.news().await? {
             match dead_letter::decode(&record) {
-                Ok(Parked::Letter(letter)) => {
+                Ok(LetterRecord::Letter(letter)) => {
                     let letter = from_wire(*letter);
                     self.lock().insert(slot_of(&letter), letter);
                 }
-                Ok(Parked::Cleared(Subject::Row { collection, key, by_capture, .. })) => {
+                Ok(LetterRecord::Cleared(LetterSubject::Row { collection, key, by_capture, .. })) => {
                     self.lock().remove(&slot(&collection, &key, by_capture));
                 }
-                Ok(Parked::Cleared(Subject::Record(_))) => {}
+                Ok(LetterRecord::Cleared(LetterSubject::Record(_))) => {}
                 Err(error) => tracing::warn!(place = record.place(), "not a parked row: {error}"),
             }
         }
@@ -101,8 +101,8 @@ fn is_by_capture(letter: &DeadLetter) -> bool {
     letter.code == E_RECORD_SIZE && letter.place.is_none()
 }
 
-fn subject(letter: &DeadLetter) -> Subject {
-    Subject::Row {
+fn subject(letter: &DeadLetter) -> LetterSubject {
+    LetterSubject::Row {
         collection: letter.collection.clone(),
         table: letter.table.clone(),
         key: letter.key.clone(),
@@ -111,7 +111,7 @@ fn subject(letter: &DeadLetter) -> Subject {
 }
 
 fn to_wire(letter: &DeadLetter) -> Letter {
-    let place = letter.place.as_ref().map(|place| dead_letter::Place {
+    let place = letter.place.as_ref().map(|place| dead_letter::RecordPlace {
         topic: place.topic.clone(),
         partition: place.partition,
         offset: place.offset,
@@ -133,8 +133,8 @@ fn from_wire(letter: Letter) -> DeadLetter {
     let place =
         letter.source.map(|place| Place { topic: place.topic, partition: place.partition, offset: place.offset });
     let (collection, table, key) = match letter.subject {
-        Subject::Row { collection, table, key, .. } => (collection, table, key),
-        Subject::Record(place) => (String::new(), String::new(), vec![place.topic.into()]),
+        LetterSubject::Row { collection, table, key, .. } => (collection, table, key),
+        LetterSubject::Record(place) => (String::new(), String::new(), vec![place.topic.into()]),
     };
     DeadLetter {
         collection,

@@ -102,8 +102,9 @@ impl Writer {
                 return Ok(());
             }
             let answer = {
-                let (_timer, part) = (Timer::start(Stage::Write), &*part);
-                self.write_all(|| self.writes(part, step), &is_doubtful).await
+                let _timer = Timer::start(Stage::Write);
+                let writes: Vec<Write> = self.writes(part, step).collect();
+                self.write_all(&writes, &is_doubtful).await
             };
             match answer {
                 Ok(()) => {

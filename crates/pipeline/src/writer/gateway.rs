@@ -62,14 +62,14 @@ impl Writer {
     /// Returns what `read` finds about points, as many at a time as the server answers in one request.
     pub(super) async fn read<T, F>(&self, ids: &[PointId], read: F) -> Result<Vec<T>, PipelineError>
     where
-        F: for<'s> Fn(&'s dyn Sink, Vec<PointId>) -> BoxFuture<'s, Result<Vec<T>, SinkError>>,
+        F: for<'s> Fn(&'s dyn Sink, &'s [PointId]) -> BoxFuture<'s, Result<Vec<T>, SinkError>>,
     {
         let (mut found, mut rest) = (Vec::with_capacity(ids.len()), ids);
         while !rest.is_empty() {
             let (count, some) = self
                 .on_sink(|sink, _| {
                     let count = sink.ids_per_read().min(rest.len());
-                    let answer = read(sink, rest[..count].to_vec());
+                    let answer = read(sink, &rest[..count]);
                     async move { Ok((count, answer.await?)) }
                 })
                 .await?;
@@ -81,20 +81,19 @@ impl Writer {
 
     /// Writes durably. Sets `is_doubtful` if a copy of a write may still be in flight, because a request was sent again
     /// without having been answered.
-    pub(super) async fn write_all<I>(
-        &self,
-        writes: impl Fn() -> I,
-        is_doubtful: &AtomicBool,
-    ) -> Result<(), PipelineError>
-    where
-        I: Iterator<Item = Write>,
-    {
+    pub(super) async fn write_all(&self, writes: &[Write], is_doubtful: &AtomicBool) -> Result<(), PipelineError> {
         let written = &Mutex::new(HashSet::new());
         self.as_owner(|sink, _| {
             let done: HashSet<PointId> = written.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let answer = sink.write(writes().filter(|write| !done.contains(&write.id())).collect());
             async move {
-                let answer = answer.await;
+                let answer = match done.is_empty() {
+                    true => sink.write(writes).await,
+                    // A limit has let a part through.
+                    false => {
+                        let rest = writes.iter().filter(|write| !done.contains(&write.id()));
+                        sink.write(&rest.cloned().collect::<Vec<_>>()).await
+                    }
+                };
                 match &answer {
                     Ok(()) => {}
                     Err(SinkError::Limited(limited)) => {

@@ -77,7 +77,7 @@ impl Writer {
         let _timer = Timer::start(Stage::Write);
         while !writes.is_empty() {
             let batch = &writes;
-            let answer = self.write_all(|| batch.iter().cloned(), &AtomicBool::default()).await;
+            let answer = self.write_all(batch, &AtomicBool::default()).await;
             match answer {
                 Ok(()) => break,
                 Err(PipelineError::Sink { source: SinkError::BadPoint { id, reason }, collection }) => {

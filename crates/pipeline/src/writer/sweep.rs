@@ -55,7 +55,7 @@ impl Writer {
             versions.get(&point.id) == Some(&point.provenance.as_ref().map(|provenance| provenance.position))
         });
         let deletions: Vec<Write> = same.map(|point| Write::Delete(point.id)).collect();
-        self.write_all(|| deletions.iter().cloned(), &AtomicBool::default()).await?;
+        self.write_all(&deletions, &AtomicBool::default()).await?;
         let removed: Vec<PointId> = deletions.iter().map(Write::id).collect();
         self.forget_witnesses_among(&removed.iter().copied().collect());
         self.late.removed(Some(&removed));

@@ -60,19 +60,19 @@ impl Sink for Embedded {
         match self.0 {}
     }
 
-    fn write(&self, _batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>> {
+    fn write<'a>(&'a self, _batch: &'a [Write]) -> BoxFuture<'a, Result<(), SinkError>> {
         match self.0 {}
     }
 
-    fn retrieve(&self, _ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
+    fn retrieve<'a>(&'a self, _ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<StoredPoint>, SinkError>> {
         match self.0 {}
     }
 
-    fn faithful(&self, _ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
+    fn faithful<'a>(&'a self, _ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<StoredPoint>, SinkError>> {
         match self.0 {}
     }
 
-    fn vectors(&self, _ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<(PointId, Vector)>, SinkError>> {
+    fn vectors<'a>(&'a self, _ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<(PointId, Vector)>, SinkError>> {
         match self.0 {}
     }
 

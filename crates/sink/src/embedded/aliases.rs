@@ -13,7 +13,7 @@ use crate::catalog::{self, Catalog};
 use crate::{BoxFuture, SinkError};
 
 /// Name → collection.
-type Names = BTreeMap<String, String>;
+type AliasMap = BTreeMap<String, String>;
 
 /// The collections of a data directory. The caller locks the directory before it changes anything
 /// here.
@@ -34,7 +34,7 @@ impl Directory {
         self.collections.join("aliases.json")
     }
 
-    fn names(&self) -> Result<Names, SinkError> {
+    fn names(&self) -> Result<AliasMap, SinkError> {
         let path = self.file();
         match fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).map_err(|error| SinkError::Corrupt {
@@ -42,7 +42,7 @@ impl Directory {
                 path,
                 reason: format!("it is not readable: {error}"),
             }),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Names::new()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(AliasMap::new()),
             Err(error) => Err(io_error(&path)(error)),
         }
     }

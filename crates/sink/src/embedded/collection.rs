@@ -8,9 +8,9 @@ use walvec_model::{Generation, PointId, Position, Provenance, RawPage, RawPoint,
 
 use super::convert::older_than;
 use super::paths::collection_directory;
-use super::steps::{self, Step};
-use super::store::Store;
-use super::writer::{Pace, Writer};
+use super::steps::{self, EngineStep};
+use super::store::EngineStore;
+use super::writer::{BuildPace, CollectionWriter};
 use super::{manifest, read};
 use crate::{
     BoxFuture, CollectionId, CollectionSpec, Filter, Generations, Hit, SCROLL_POINTS, ScrollPage, Search,
@@ -33,8 +33,8 @@ use crate::{
 /// for an index build either.
 #[derive(Clone, Debug)]
 pub struct Embedded {
-    store: Arc<Store>,
-    writer: Arc<Writer>,
+    store: Arc<EngineStore>,
+    writer: Arc<CollectionWriter>,
 }
 
 impl Embedded {
@@ -59,8 +59,8 @@ impl Embedded {
     /// [`SinkError::Fingerprint`] if it holds vectors of another model or dimension, [`SinkError::Locked`] if it is open
     /// already, here or elsewhere, [`SinkError::Corrupt`] if its files cannot be read, [`SinkError::Io`].
     pub fn open(root: &Path, spec: CollectionSpec) -> Result<Self, SinkError> {
-        let store = Arc::new(Store::open(root, spec)?);
-        let writer = Arc::new(Writer::new(Arc::clone(&store)));
+        let store = Arc::new(EngineStore::open(root, spec)?);
+        let writer = Arc::new(CollectionWriter::new(Arc::clone(&store)));
         Ok(Self { store, writer })
     }
 
@@ -99,31 +99,32 @@ impl Sink for Embedded {
         Box::pin(std::future::ready(Ok(self.store.id())))
     }
 
-    fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>> {
+    fn write<'a>(&'a self, batch: &'a [Write]) -> BoxFuture<'a, Result<(), SinkError>> {
         Box::pin(async move {
             let steps = steps::of_batch(batch, self.store.target().dimension)?;
             self.writer.change(steps).await.map(drop)
         })
     }
 
-    fn retrieve(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
+    fn retrieve<'a>(&'a self, ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<StoredPoint>, SinkError>> {
+        let ids = ids.to_vec();
         Box::pin(self.read(move |shard| read::retrieve(shard, &ids)))
     }
 
-    fn faithful(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
-        let target = self.store.target().clone();
+    fn faithful<'a>(&'a self, ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<StoredPoint>, SinkError>> {
+        let (target, ids) = (self.store.target().clone(), ids.to_vec());
         Box::pin(self.read(move |shard| read::faithful(shard, &target, &ids)))
     }
 
-    fn vectors(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<(PointId, Vector)>, SinkError>> {
-        let found = self.get(ids, true);
+    fn vectors<'a>(&'a self, ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<(PointId, Vector)>, SinkError>> {
+        let found = self.get(ids.to_vec(), true);
         Box::pin(
             async move { Ok(found.await?.into_iter().filter_map(|point| Some((point.id, point.vector?))).collect()) },
         )
     }
 
     fn delete_table(&self, table: &TableName) -> BoxFuture<'_, Result<(), SinkError>> {
-        let step = Step::DeleteTable { table: Provenance::table_tag(table) };
+        let step = EngineStep::DeleteTable { table: Provenance::table_tag(table) };
         Box::pin(async move { self.writer.change(vec![step]).await.map(drop) })
     }
 
@@ -133,7 +134,7 @@ impl Sink for Embedded {
     }
 
     fn sweep(&self, table: &TableName, current: Generation) -> BoxFuture<'_, Result<u64, SinkError>> {
-        let step = Step::Sweep { table: Provenance::table_tag(table), current };
+        let step = EngineStep::Sweep { table: Provenance::table_tag(table), current };
         Box::pin(self.writer.change(vec![step]))
     }
 
@@ -148,7 +149,8 @@ impl Sink for Embedded {
         Box::pin(async move {
             let page = self.scroll(from, SCROLL_POINTS).await?;
             let older = older_points(&page, table, before, &of);
-            self.write(older.into_iter().map(|(id, _)| Write::Delete(id)).collect()).await?;
+            let deletions: Vec<Write> = older.into_iter().map(|(id, _)| Write::Delete(id)).collect();
+            self.write(&deletions).await?;
             Ok(page.next)
         })
     }
@@ -162,11 +164,11 @@ impl Sink for Embedded {
     }
 
     fn optimize(&self) -> BoxFuture<'_, Result<(), SinkError>> {
-        Box::pin(self.writer.optimize(Pace::Settled))
+        Box::pin(self.writer.optimize(BuildPace::Settled))
     }
 
     fn optimize_while_filling(&self) -> BoxFuture<'_, Result<(), SinkError>> {
-        Box::pin(self.writer.optimize(Pace::Filling))
+        Box::pin(self.writer.optimize(BuildPace::Filling))
     }
 
     fn indexed(&self) -> BoxFuture<'_, Result<Option<u64>, SinkError>> {
@@ -203,7 +205,7 @@ impl Search for Embedded {
         with_vectors: bool,
     ) -> BoxFuture<'_, Result<RawPage, SinkError>> {
         let target = self.store.target().clone();
-        Box::pin(self.read(move |shard| read::page(shard, &target, &filter, from, limit, with_vectors)))
+        Box::pin(self.read(move |shard| read::page(shard, &target, &filter, (from, limit), with_vectors)))
     }
 
     fn sorted(&self, request: SortRequest) -> BoxFuture<'_, Result<Vec<(SortValue, RawPoint)>, SinkError>> {

@@ -10,11 +10,14 @@ use qdrant_edge::{
 use walvec_model::{Generation, PointId, RESERVED_KEY, SparseVector, Value, Vector};
 
 use super::read::VectorNames;
-use crate::filter::{Bounds, Condition, Datetime, FieldPath, Filter, Step, comparable_end, too_far};
-use crate::ordered::Start;
+use crate::filter::{Bounds, Condition, Datetime, FieldPath, Filter, PathStep, comparable_end, too_far};
+use crate::ordered::SortStart;
 use crate::{SinkError, SortRequest, SortValue, SortedBy};
 
-pub(super) fn edge_id(id: PointId) -> qdrant_edge::PointId {
+/// The engine's form of a point's id.
+pub(super) type EdgeId = qdrant_edge::PointId;
+
+pub(super) fn edge_id(id: PointId) -> EdgeId {
     match id {
         PointId::Num(number) => qdrant_edge::PointId::NumId(number),
         PointId::Uuid(uuid) => qdrant_edge::PointId::Uuid(uuid),
@@ -68,10 +71,10 @@ pub(super) fn vectors(names: &VectorNames, stored: VectorStructInternal) -> (Opt
 
 /// Returns the path of a user's field, whatever characters its name has.
 pub(super) fn field_path(nesting: Option<&str>, field: &FieldPath) -> JsonPath {
-    let step = |step: &Step| match step {
-        Step::Key(key) => format!(".\"{key}\""),
-        Step::Index(index) => format!("[{index}]"),
-        Step::Each => "[]".to_owned(),
+    let step = |step: &PathStep| match step {
+        PathStep::Key(key) => format!(".\"{key}\""),
+        PathStep::Index(index) => format!("[{index}]"),
+        PathStep::Each => "[]".to_owned(),
     };
     // The engine parses the steps of a path, but does not export their type. Keys hold no quotes, because our grammar has
     // none.
@@ -175,8 +178,8 @@ pub(super) fn order_by(nesting: Option<&str>, request: &SortRequest) -> Result<O
     let field = &request.order.field;
     let start_from = match request.start() {
         None => None,
-        Some(Start::Number(number)) => Some(StartFrom::Float(number)),
-        Some(Start::Moment(moment)) => {
+        Some(SortStart::Number(number)) => Some(StartFrom::Float(number)),
+        Some(SortStart::Moment(moment)) => {
             let moment = DateTimeWrapper::from_timestamp(moment.0).ok_or_else(|| too_far(field))?;
             Some(StartFrom::Datetime(moment))
         }

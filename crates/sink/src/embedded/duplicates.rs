@@ -10,17 +10,17 @@ use qdrant_edge::{
     Condition, EdgeShard, Filter, HasIdCondition, Record, ScrollRequest, WithPayloadInterface, WithVector,
 };
 
-use super::convert::{self, point_id, read_error};
-use super::journal::Member;
+use super::convert::{self, EdgeId, point_id, read_error};
+use super::journal::JournalMember;
 use super::paths::io_error;
 use super::read::{self, VectorNames};
-use super::steps::{self, RawPoint, Step};
+use super::steps::{self, EnginePoint, EngineStep};
 use crate::SinkError;
 
 const PAGE: usize = 1000;
 
 /// Leaves one copy of every point. A crash in the middle loses none: the journal keeps them until all is durable.
-pub(super) fn remove(shard: &EdgeShard, names: &VectorNames, journal: &Member) -> Result<(), SinkError> {
+pub(super) fn remove(shard: &EdgeShard, names: &VectorNames, journal: &JournalMember) -> Result<(), SinkError> {
     let mut from = None;
     loop {
         let (ids, next) = page_of_ids(shard, from)?;
@@ -37,8 +37,6 @@ pub(super) fn remove(shard: &EdgeShard, names: &VectorNames, journal: &Member) -
         }
     }
 }
-
-type EdgeId = qdrant_edge::PointId;
 
 fn page_of_ids(shard: &EdgeShard, from: Option<EdgeId>) -> Result<(Vec<EdgeId>, Option<EdgeId>), SinkError> {
     let request = ScrollRequest {
@@ -60,17 +58,17 @@ fn among(ids: &[EdgeId]) -> Filter {
 
 /// Returns steps that delete all copies and store one. Overwriting would not help, because the engine overwrites every
 /// copy.
-fn rewriting(shard: &EdgeShard, names: &VectorNames, ids: &[EdgeId]) -> Result<Vec<Step>, SinkError> {
+fn rewriting(shard: &EdgeShard, names: &VectorNames, ids: &[EdgeId]) -> Result<Vec<EngineStep>, SinkError> {
     let records = shard
         .retrieve(ids, Some(WithPayloadInterface::Bool(true)), Some(WithVector::Bool(true)))
         .map_err(read_error)?;
     let points: Vec<_> = records.into_iter().filter_map(|record| raw_point(names, record)).collect();
     let delete = points.iter().map(|point| point.id).collect();
-    Ok(vec![Step::Delete(delete), Step::Upsert(points)])
+    Ok(vec![EngineStep::Delete(delete), EngineStep::Upsert(points)])
 }
 
-fn raw_point(names: &VectorNames, record: Record) -> Option<RawPoint> {
+fn raw_point(names: &VectorNames, record: Record) -> Option<EnginePoint> {
     let (vector, keywords) = convert::vectors(names, record.vector?);
     let payload = record.payload.map(|payload| payload.0).unwrap_or_default();
-    Some(RawPoint { id: point_id(record.id), vector: vector?, keywords, payload })
+    Some(EnginePoint { id: point_id(record.id), vector: vector?, keywords, payload })
 }

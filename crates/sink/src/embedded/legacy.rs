@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use super::manifest::sync_parent;
-use super::steps::Step;
+use super::steps::EngineStep;
 
 const LAST_CHANGE: &str = "last-change";
 const BUILD: &str = "journal";
@@ -18,7 +18,7 @@ pub(super) fn build_was_cut_short(collection: &Path) -> bool {
 }
 
 /// Reads the changes, in their order.
-pub(super) fn changes(collection: &Path) -> io::Result<Vec<Vec<Step>>> {
+pub(super) fn changes(collection: &Path) -> io::Result<Vec<Vec<EngineStep>>> {
     let mut changes = Vec::new();
     for name in [LAST_CHANGE, BUILD] {
         match fs::read(collection.join(name)) {
@@ -41,7 +41,7 @@ pub(super) fn forget(collection: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn decode(bytes: &[u8]) -> Vec<Vec<Step>> {
+fn decode(bytes: &[u8]) -> Vec<Vec<EngineStep>> {
     let lines = bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
     lines.map_while(|line| serde_json::from_slice(line).ok()).collect()
 }
@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn a_record_torn_by_a_crash_hides_none_before_it() {
         let directory = tempfile::tempdir().unwrap();
-        let change = |id| vec![Step::Delete(vec![PointId::Num(id)])];
+        let change = |id| vec![EngineStep::Delete(vec![PointId::Num(id)])];
         let line = |id| serde_json::to_string(&change(id)).unwrap();
         let text = format!("{}\n{}\n{}", line(1), line(2), &line(3)[..10]);
         fs::write(directory.path().join(BUILD), text).unwrap();

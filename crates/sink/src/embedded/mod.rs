@@ -16,7 +16,7 @@
 //! - `legacy`: changes that an earlier version of walvec left
 //! - `duplicates`: points that an index build left twice when it was cut short
 //! - `writer`: the owner of every change
-//! - `line`: the queue in front of that owner
+//! - `owner_queue`: the queue in front of that owner
 //! - `steps`: a batch as the engine takes it, checked before anything is changed
 //! - `read`: retrieve, count, scroll, search
 //! - `indexes`: the payload indexes of a collection
@@ -49,10 +49,10 @@ mod indexes;
 mod journal;
 #[cfg(feature = "embedded")]
 mod legacy;
-#[cfg(feature = "embedded")]
-mod line;
 #[cfg_attr(not(feature = "embedded"), expect(dead_code, reason = "only a collection that can be opened has all of it"))]
 mod manifest;
+#[cfg(feature = "embedded")]
+mod owner_queue;
 mod paths;
 #[cfg(feature = "embedded")]
 mod read;

@@ -23,14 +23,14 @@ pub(super) fn retrieve(shard: &EdgeShard, ids: &[PointId]) -> Result<Vec<StoredP
 }
 
 /// Implements [`Sink::faithful`](crate::Sink::faithful). The engine keeps the order of the fields of objects.
-pub(super) fn faithful(shard: &EdgeShard, target: &Target, ids: &[PointId]) -> Result<Vec<StoredPoint>, SinkError> {
+pub(super) fn faithful(shard: &EdgeShard, target: &ReadTarget, ids: &[PointId]) -> Result<Vec<StoredPoint>, SinkError> {
     let points = records(shard, ids, &ALL_FIELDS, false)?.into_iter().map(stored_point);
     Ok(points.map(|point| faithful::faithful(point, target.nesting.as_deref(), true)).collect())
 }
 
 pub(super) fn get(
     shard: &EdgeShard,
-    target: &Target,
+    target: &ReadTarget,
     ids: &[PointId],
     with_vectors: bool,
 ) -> Result<Vec<RawPoint>, SinkError> {
@@ -89,10 +89,9 @@ pub(super) fn scroll(shard: &EdgeShard, from: Option<PointId>, limit: usize) -> 
 
 pub(super) fn page(
     shard: &EdgeShard,
-    target: &Target,
+    target: &ReadTarget,
     filter: &Filter,
-    from: Option<PointId>,
-    limit: usize,
+    (from, limit): (Option<PointId>, usize),
     with_vectors: bool,
 ) -> Result<RawPage, SinkError> {
     let filter = edge_filter(target.nesting.as_deref(), filter)?;
@@ -104,7 +103,7 @@ pub(super) fn page(
 /// Implements [`Search::sorted`](crate::Search::sorted).
 pub(super) fn sorted(
     shard: &EdgeShard,
-    target: &Target,
+    target: &ReadTarget,
     request: &SortRequest,
 ) -> Result<Vec<(SortValue, RawPoint)>, SinkError> {
     let nesting = target.nesting.as_deref();
@@ -152,7 +151,7 @@ fn scrolled(shard: &EdgeShard, request: ScrollRequest) -> Result<(Vec<Record>, O
     Ok((found, next.map(point_id)))
 }
 
-pub(super) fn search(shard: &EdgeShard, request: SearchRequest, target: &Target) -> Result<Vec<Hit>, SinkError> {
+pub(super) fn search(shard: &EdgeShard, request: SearchRequest, target: &ReadTarget) -> Result<Vec<Hit>, SinkError> {
     let fused_for = request.limit;
     find(shard, request, target, fused_for, ALL_FIELDS)
 }
@@ -161,7 +160,7 @@ pub(super) fn search(shard: &EdgeShard, request: SearchRequest, target: &Target)
 pub(super) fn rank(
     shard: &EdgeShard,
     request: SearchRequest,
-    target: &Target,
+    target: &ReadTarget,
     fused_for: usize,
 ) -> Result<Vec<Hit>, SinkError> {
     find(shard, request, target, fused_for, own_field()?)
@@ -170,7 +169,7 @@ pub(super) fn rank(
 fn find(
     shard: &EdgeShard,
     request: SearchRequest,
-    target: &Target,
+    target: &ReadTarget,
     fused_for: usize,
     fields: WithPayloadInterface,
 ) -> Result<Vec<Hit>, SinkError> {
@@ -250,7 +249,7 @@ pub(super) struct VectorNames {
 
 /// What a read needs to know about the collection.
 #[derive(Clone, Debug)]
-pub(super) struct Target {
+pub(super) struct ReadTarget {
     /// Dimension of its vectors.
     pub(super) dimension: usize,
     /// The names of its vectors.

@@ -10,16 +10,14 @@ use serde::{Deserialize, Serialize};
 use walvec_model::point::raw_payload;
 use walvec_model::{Generation, Payload, Point, PointId, Provenance, SparseVector, Value, Vector};
 
-use super::convert::{change_error, edge_id, edge_vectors, of_table, older_than};
+use super::convert::{EdgeId, change_error, edge_id, edge_vectors, of_table, older_than};
 use super::read::{self, VectorNames};
-use crate::{SinkError, Write, check_vector};
-
-type EdgeId = qdrant_edge::PointId;
+use crate::{SinkError, Write, check_vector, names_each_point_once};
 
 /// One operation of the engine. Repeating it changes nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) enum Step {
-    Upsert(Vec<RawPoint>),
+pub(super) enum EngineStep {
+    Upsert(Vec<EnginePoint>),
     /// Replaces the payload and keeps the vector.
     Overwrite {
         id: PointId,
@@ -37,7 +35,7 @@ pub(super) enum Step {
 
 /// A point with its stored payload, walvec's own field included.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct RawPoint {
+pub(super) struct EnginePoint {
     pub(super) id: PointId,
     /// The vector. A record of the journal holds it after the JSON.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -48,39 +46,42 @@ pub(super) struct RawPoint {
 }
 
 /// Returns the steps of a batch. The batch names no point twice, so the order of its steps does not matter.
-pub(super) fn of_batch(batch: Vec<Write>, dimension: usize) -> Result<Vec<Step>, SinkError> {
+pub(super) fn of_batch(batch: &[Write], dimension: usize) -> Result<Vec<EngineStep>, SinkError> {
+    debug_assert!(names_each_point_once(batch), "the steps of a batch may be made in any order");
     let mut upserts = Vec::new();
     let mut overwrites = Vec::new();
     let mut deletes = Vec::new();
     for write in batch {
         match write {
             Write::Upsert(Point { id, vector, keywords, payload, provenance }) => {
-                check_vector(&vector, dimension).map_err(|reason| SinkError::BadPoint { id, reason })?;
-                upserts.push(RawPoint { id, vector, keywords, payload: stored_payload(id, payload, &provenance)? });
+                let id = *id;
+                check_vector(vector, dimension).map_err(|reason| SinkError::BadPoint { id, reason })?;
+                let payload = stored_payload(id, payload, provenance)?;
+                upserts.push(EnginePoint { id, vector: vector.clone(), keywords: keywords.clone(), payload });
             }
             Write::Payload { id, payload, provenance } => {
-                overwrites.push(Step::Overwrite { id, payload: stored_payload(id, payload, &provenance)? });
+                overwrites.push(EngineStep::Overwrite { id: *id, payload: stored_payload(*id, payload, provenance)? });
             }
-            Write::Delete(id) => deletes.push(id),
+            Write::Delete(id) => deletes.push(*id),
         }
     }
     let mut steps = Vec::new();
     if !upserts.is_empty() {
-        steps.push(Step::Upsert(upserts));
+        steps.push(EngineStep::Upsert(upserts));
     }
     steps.extend(overwrites);
     if !deletes.is_empty() {
-        steps.push(Step::Delete(deletes));
+        steps.push(EngineStep::Delete(deletes));
     }
     Ok(steps)
 }
 
-fn stored_payload(id: PointId, payload: Payload, provenance: &Provenance) -> Result<Payload, SinkError> {
-    raw_payload(payload, provenance).map_err(|error| SinkError::BadPoint { id, reason: error.to_string() })
+fn stored_payload(id: PointId, payload: &Payload, provenance: &Provenance) -> Result<Payload, SinkError> {
+    raw_payload(payload.clone(), provenance).map_err(|error| SinkError::BadPoint { id, reason: error.to_string() })
 }
 
 /// Applies a change, and returns how many points its sweeps removed. Not durable before the next flush.
-pub(super) fn apply_all(shard: &EdgeShard, names: &VectorNames, steps: Vec<Step>) -> Result<u64, SinkError> {
+pub(super) fn apply_all(shard: &EdgeShard, names: &VectorNames, steps: Vec<EngineStep>) -> Result<u64, SinkError> {
     let mut swept = 0;
     for step in steps {
         swept += apply(shard, names, step)?;
@@ -89,10 +90,10 @@ pub(super) fn apply_all(shard: &EdgeShard, names: &VectorNames, steps: Vec<Step>
 }
 
 /// Refuses a change, before any of it is made, if it overwrites a payload that does not exist.
-pub(super) fn check_overwritten_exist(shard: &EdgeShard, steps: &[Step]) -> Result<(), SinkError> {
+pub(super) fn check_overwritten_exist(shard: &EdgeShard, steps: &[EngineStep]) -> Result<(), SinkError> {
     let overwritten: Vec<EdgeId> = steps
         .iter()
-        .filter_map(|step| if let Step::Overwrite { id, .. } = step { Some(edge_id(*id)) } else { None })
+        .filter_map(|step| if let EngineStep::Overwrite { id, .. } = step { Some(edge_id(*id)) } else { None })
         .collect();
     let found = stored_among(shard, &overwritten)?;
     match overwritten.into_iter().find(|id| !found.contains(id)) {
@@ -102,9 +103,9 @@ pub(super) fn check_overwritten_exist(shard: &EdgeShard, steps: &[Step]) -> Resu
 }
 
 /// Returns whether a change only stores points that did not exist before.
-pub(super) fn only_adds(shard: &EdgeShard, steps: &[Step]) -> Result<bool, SinkError> {
+pub(super) fn only_adds(shard: &EdgeShard, steps: &[EngineStep]) -> Result<bool, SinkError> {
     for step in steps {
-        let Step::Upsert(points) = step else { return Ok(false) };
+        let EngineStep::Upsert(points) = step else { return Ok(false) };
         let ids: Vec<EdgeId> = points.iter().map(|point| edge_id(point.id)).collect();
         if !stored_among(shard, &ids)?.is_empty() {
             return Ok(false);
@@ -124,14 +125,14 @@ fn stored_among(shard: &EdgeShard, ids: &[EdgeId]) -> Result<HashSet<EdgeId>, Si
 
 /// Applies a step, and returns how many points a sweep removed, 0 for other steps. Not durable before the next
 /// flush.
-pub(super) fn apply(shard: &EdgeShard, names: &VectorNames, step: Step) -> Result<u64, SinkError> {
+pub(super) fn apply(shard: &EdgeShard, names: &VectorNames, step: EngineStep) -> Result<u64, SinkError> {
     let mut swept = 0;
     let operation = match step {
-        Step::Upsert(points) => {
+        EngineStep::Upsert(points) => {
             let points = points.into_iter().map(|point| edge_point(names, point)).collect();
             points_operation(PointOperations::UpsertPoints(PointInsertOperations::PointsList(points)))
         }
-        Step::Overwrite { id, payload } => {
+        EngineStep::Overwrite { id, payload } => {
             UpdateOperation::PayloadOperation(PayloadOps::OverwritePayload(SetPayloadOp {
                 payload: qdrant_edge::Payload(payload),
                 points: Some(vec![edge_id(id)]),
@@ -139,11 +140,11 @@ pub(super) fn apply(shard: &EdgeShard, names: &VectorNames, step: Step) -> Resul
                 key: None,
             }))
         }
-        Step::Delete(ids) => {
+        EngineStep::Delete(ids) => {
             points_operation(PointOperations::DeletePoints { ids: ids.into_iter().map(edge_id).collect() })
         }
-        Step::DeleteTable { table } => points_operation(PointOperations::DeletePointsByFilter(of_table(&table)?)),
-        Step::Sweep { table, current } => {
+        EngineStep::DeleteTable { table } => points_operation(PointOperations::DeletePointsByFilter(of_table(&table)?)),
+        EngineStep::Sweep { table, current } => {
             let filter = older_than(&table, current)?;
             swept = read::count(shard, Some(filter.clone()))?;
             points_operation(PointOperations::DeletePointsByFilter(filter))
@@ -157,7 +158,7 @@ const fn points_operation(operation: PointOperations) -> UpdateOperation {
     UpdateOperation::PointOperation(operation)
 }
 
-fn edge_point(names: &VectorNames, point: RawPoint) -> PointStructPersisted {
+fn edge_point(names: &VectorNames, point: EnginePoint) -> PointStructPersisted {
     PointStructPersisted {
         id: edge_id(point.id),
         vector: edge_vectors(names, point.vector, point.keywords),
@@ -166,45 +167,45 @@ fn edge_point(names: &VectorNames, point: RawPoint) -> PointStructPersisted {
 }
 
 /// Returns how many points the steps name.
-pub(super) fn points_named(steps: &[Step]) -> u64 {
-    let deleted = steps.iter().map(|step| if let Step::Delete(ids) = step { ids.len() as u64 } else { 0 });
+pub(super) fn points_named(steps: &[EngineStep]) -> u64 {
+    let deleted = steps.iter().map(|step| if let EngineStep::Delete(ids) = step { ids.len() as u64 } else { 0 });
     points_written(steps) + deleted.sum::<u64>()
 }
 
 /// Returns how many points the steps write. All of them lie in the segment that takes points then, wherever they
 /// were before.
-pub(super) fn points_written(steps: &[Step]) -> u64 {
+pub(super) fn points_written(steps: &[EngineStep]) -> u64 {
     let points = steps.iter().map(|step| match step {
-        Step::Upsert(points) => points.len() as u64,
-        Step::Overwrite { .. } => 1,
-        Step::Delete(_) | Step::DeleteTable { .. } | Step::Sweep { .. } => 0,
+        EngineStep::Upsert(points) => points.len() as u64,
+        EngineStep::Overwrite { .. } => 1,
+        EngineStep::Delete(_) | EngineStep::DeleteTable { .. } | EngineStep::Sweep { .. } => 0,
     });
     points.sum()
 }
 
 /// Returns whether the steps may concern all points of a table.
-pub(super) fn concern_table(steps: &[Step]) -> bool {
-    steps.iter().any(|step| matches!(step, Step::DeleteTable { .. } | Step::Sweep { .. }))
+pub(super) fn concern_table(steps: &[EngineStep]) -> bool {
+    steps.iter().any(|step| matches!(step, EngineStep::DeleteTable { .. } | EngineStep::Sweep { .. }))
 }
 
 /// Returns about how many bytes of vectors and payloads the steps carry.
-pub(super) fn size_in_bytes(steps: &[Step]) -> u64 {
+pub(super) fn size_in_bytes(steps: &[EngineStep]) -> u64 {
     let bytes: usize = steps.iter().map(step_bytes).sum();
     bytes as u64
 }
 
-fn step_bytes(step: &Step) -> usize {
+fn step_bytes(step: &EngineStep) -> usize {
     match step {
-        Step::Upsert(points) => {
-            let vectors = |point: &RawPoint| {
+        EngineStep::Upsert(points) => {
+            let vectors = |point: &EnginePoint| {
                 let tokens = point.keywords.as_ref().map_or(0, |keywords| keywords.indices.len());
                 size_of_val(point.vector.as_slice()) + tokens * (size_of::<u32>() + size_of::<f32>())
             };
             points.iter().map(|point| vectors(point) + map_bytes(&point.payload)).sum()
         }
-        Step::Overwrite { payload, .. } => map_bytes(payload),
-        Step::Delete(ids) => size_of_val(ids.as_slice()),
-        Step::DeleteTable { .. } | Step::Sweep { .. } => 0,
+        EngineStep::Overwrite { payload, .. } => map_bytes(payload),
+        EngineStep::Delete(ids) => size_of_val(ids.as_slice()),
+        EngineStep::DeleteTable { .. } | EngineStep::Sweep { .. } => 0,
     }
 }
 

@@ -14,11 +14,11 @@ use qdrant_edge::{
 
 use super::convert::change_error;
 use super::data_dir::LockFile;
-use super::journal::{self, Member};
+use super::journal::{self, JournalMember};
 use super::manifest::{Manifest, sync_parent};
 use super::paths::{build_mark, collection_directory, io_error, shard_directory};
-use super::read::{Target, VectorNames};
-use super::steps::{self, Step};
+use super::read::{ReadTarget, VectorNames};
+use super::steps::{self, EngineStep};
 use super::{duplicates, engine_log, indexes, legacy};
 use crate::{CollectionId, CollectionSpec, SinkError};
 
@@ -49,13 +49,13 @@ pub(super) const SEGMENT_POINTS: u64 = 150_000;
 
 /// A collection's engine. Readers and the writer share it; reopening and closing exclude them.
 #[derive(Debug)]
-pub(super) struct Store {
+pub(super) struct EngineStore {
     directory: PathBuf,
-    target: Target,
+    target: ReadTarget,
     indexes: Vec<(JsonPath, PayloadFieldSchema)>,
     manifest: Mutex<Manifest>,
-    journal: Member,
-    slot: RwLock<Slot>,
+    journal: JournalMember,
+    slot: RwLock<EngineSlot>,
     /// Read-locked by searches, and write-locked by a change while the engine applies it. The engine searches its segments one after the other
     /// and looks the payloads up afterwards. In the middle of a change it would miss points that move or are deleted meanwhile, and return fewer
     /// hits than there are.
@@ -64,25 +64,25 @@ pub(super) struct Store {
 }
 
 #[derive(Debug)]
-enum Slot {
+enum EngineSlot {
     Open(Box<EdgeShard>),
     /// The engine was dropped after a failure and could not be loaded again; the next change tries once more.
     Broken(String),
     Closed,
 }
 
-impl Store {
+impl EngineStore {
     pub(super) fn open(root: &Path, spec: CollectionSpec) -> Result<Self, SinkError> {
         let directory = collection_directory(root, &spec.name)?;
         let lock = LockFile::acquire(&directory)?;
         let manifest = Manifest::open(&directory, &spec)?;
-        let journal = Member::join(root, manifest.uuid(), manifest.flushes())?;
+        let journal = JournalMember::join(root, manifest.uuid(), manifest.flushes())?;
         let manifest = Mutex::new(manifest);
-        let slot = RwLock::new(Slot::Closed);
+        let slot = RwLock::new(EngineSlot::Closed);
         let indexes = indexes::of(&spec)?;
         let dense = spec.vector.unwrap_or_else(|| qdrant_edge::DEFAULT_VECTOR_NAME.to_owned());
         let vectors = VectorNames { dense, keywords: spec.keywords };
-        let target = Target { dimension: spec.dimension, vectors, nesting: spec.nesting };
+        let target = ReadTarget { dimension: spec.dimension, vectors, nesting: spec.nesting };
         let store =
             Self { directory, target, indexes, manifest, journal, slot, applying: RwLock::default(), _lock: lock };
         store.reopen().map_err(|error| match error {
@@ -98,7 +98,7 @@ impl Store {
         &self.directory
     }
 
-    pub(super) const fn journal(&self) -> &Member {
+    pub(super) const fn journal(&self) -> &JournalMember {
         &self.journal
     }
 
@@ -106,7 +106,7 @@ impl Store {
         self.manifest.lock().unwrap_or_else(PoisonError::into_inner).id()
     }
 
-    pub(super) const fn target(&self) -> &Target {
+    pub(super) const fn target(&self) -> &ReadTarget {
         &self.target
     }
 
@@ -114,9 +114,9 @@ impl Store {
     pub(super) fn with_shard<T>(&self, work: impl FnOnce(&EdgeShard) -> Result<T, SinkError>) -> Result<T, SinkError> {
         let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
         match &*slot {
-            Slot::Open(shard) => guarded(|| work(shard)),
-            Slot::Broken(reason) => Err(SinkError::Engine(reason.clone())),
-            Slot::Closed => Err(SinkError::Closed),
+            EngineSlot::Open(shard) => guarded(|| work(shard)),
+            EngineSlot::Broken(reason) => Err(SinkError::Engine(reason.clone())),
+            EngineSlot::Closed => Err(SinkError::Closed),
         }
     }
 
@@ -128,7 +128,7 @@ impl Store {
 
     /// Applies a change, which searches see whole or not at all. Searches do not wait for changes that may concern a whole table. Returns how
     /// many points its sweeps removed.
-    pub(super) fn apply(&self, shard: &EdgeShard, steps: Vec<Step>) -> Result<u64, SinkError> {
+    pub(super) fn apply(&self, shard: &EdgeShard, steps: Vec<EngineStep>) -> Result<u64, SinkError> {
         let is_short = !steps::concern_table(&steps);
         let _alone = is_short.then(|| self.applying.write().unwrap_or_else(PoisonError::into_inner));
         steps::apply_all(shard, &self.target.vectors, steps)
@@ -192,14 +192,14 @@ impl Store {
     pub(super) fn reopen(&self) -> Result<(), SinkError> {
         let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
         // An error does not matter: what the engine cannot write is in the journal.
-        discard(std::mem::replace(&mut *slot, Slot::Closed)).ok();
+        discard(std::mem::replace(&mut *slot, EngineSlot::Closed)).ok();
         match self.load() {
             Ok(shard) => {
-                *slot = Slot::Open(Box::new(shard));
+                *slot = EngineSlot::Open(Box::new(shard));
                 Ok(())
             }
             Err(error) => {
-                *slot = Slot::Broken(error.to_string());
+                *slot = EngineSlot::Broken(error.to_string());
                 Err(error)
             }
         }
@@ -208,7 +208,7 @@ impl Store {
     /// Flushes the engine, and refuses every further call.
     pub(super) fn close(&self) -> Result<(), SinkError> {
         let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
-        discard(std::mem::replace(&mut *slot, Slot::Closed))
+        discard(std::mem::replace(&mut *slot, EngineSlot::Closed))
     }
 
     /// Records, before the first point is written, that there are vectors to protect.
@@ -250,7 +250,7 @@ impl Store {
             guarded(|| self.prepare(&shard, &mut manifest)).and_then(|()| manifest.set_created(&self.directory));
         if let Err(error) = prepared {
             // If closing fails too, that adds nothing to the first error.
-            discard(Slot::Open(Box::new(shard))).ok();
+            discard(EngineSlot::Open(Box::new(shard))).ok();
             return Err(error);
         }
         Ok(shard)
@@ -298,7 +298,7 @@ impl Store {
         Ok(())
     }
 
-    fn repeat_change(&self, shard: &EdgeShard, change: Vec<Step>) -> Result<(), SinkError> {
+    fn repeat_change(&self, shard: &EdgeShard, change: Vec<EngineStep>) -> Result<(), SinkError> {
         for step in change {
             match guarded(|| steps::apply(shard, &self.target.vectors, step)) {
                 // The point existed when the change was first made, and a later change that is already durable removed it. Or the engine refused
@@ -320,7 +320,7 @@ pub(super) fn has_segments(shard: &Path) -> bool {
     std::fs::read_dir(shard.join("segments")).is_ok_and(|mut segments| segments.next().is_some())
 }
 
-fn engine_config(target: &Target) -> EdgeConfig {
+fn engine_config(target: &ReadTarget) -> EdgeConfig {
     let dimension = target.dimension;
     // On disk means memory-mapped: vectors that are searched often stay in the page cache, and the rest takes no memory.
     let vectors = EdgeVectorParams::builder(dimension, Distance::Cosine).on_disk(true).build();
@@ -361,7 +361,7 @@ fn cores() -> usize {
 }
 
 /// Drops the engine. Its drop flushes, and panics if that fails.
-fn discard(slot: Slot) -> Result<(), SinkError> {
+fn discard(slot: EngineSlot) -> Result<(), SinkError> {
     guarded(|| {
         drop(slot);
         Ok(())

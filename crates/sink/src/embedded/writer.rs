@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::line::Line;
+use super::owner_queue::OwnerQueue;
 use super::paths::io_error;
-use super::steps::{self, Step};
-use super::store::{SEGMENT_POINTS, Store, UNINDEXED_POINTS};
+use super::steps::{self, EngineStep};
+use super::store::{EngineStore, SEGMENT_POINTS, UNINDEXED_POINTS};
 use crate::SinkError;
 
 /// Bytes in the journal and in the engine's notes at which the engine is flushed: making the changes again takes less than a second.
@@ -32,13 +32,13 @@ const FILLING: (u64, u64) = (25_000, 100_000);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// How an index build ended. Not the thread's join handle: the thread may wait for the owner while the owner waits for the build.
-type Outcome = mpsc::Receiver<Result<(), SinkError>>;
+type BuildOutcome = mpsc::Receiver<Result<(), SinkError>>;
 
 type Reply<T> = oneshot::Sender<Result<T, SinkError>>;
 
 /// How eagerly indexes are built.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Pace {
+pub(super) enum BuildPace {
     /// Many points are still to come: few, large builds.
     Filling,
     /// Few points are still to come.
@@ -47,25 +47,25 @@ pub(super) enum Pace {
 
 /// A handle to the owner.
 #[derive(Debug)]
-pub(super) struct Writer {
-    owner: Arc<Mutex<Owner>>,
-    line: Line<Owner>,
+pub(super) struct CollectionWriter {
+    owner: Arc<Mutex<CollectionOwner>>,
+    queue: OwnerQueue<CollectionOwner>,
     /// Set when the program exits: then the owner does not wait for an index build.
     leaving: Arc<AtomicBool>,
 }
 
-impl Writer {
-    pub(super) fn new(store: Arc<Store>) -> Self {
+impl CollectionWriter {
+    pub(super) fn new(store: Arc<EngineStore>) -> Self {
         // If the number is not known, the first `optimize` builds.
         let unindexed = store.indexed().map_or(u64::MAX, |(points, indexed)| points - indexed);
         let leaving = Arc::new(AtomicBool::new(false));
-        let owner = Arc::new_cyclic(|this: &Weak<Mutex<Owner>>| {
+        let owner = Arc::new_cyclic(|this: &Weak<Mutex<CollectionOwner>>| {
             let relieved = this.clone();
             let relief = move || relieved.upgrade().iter().for_each(|owner| locked(owner).relieve());
             store.journal().relieved_by(Arc::new(relief));
             let (this, leaving) = (this.clone(), Arc::clone(&leaving));
             let (suspect, is_closed, is_log_unknown) = (false, false, false);
-            Mutex::new(Owner {
+            Mutex::new(CollectionOwner {
                 store,
                 this,
                 leaving,
@@ -77,16 +77,16 @@ impl Writer {
                 build: None,
             })
         });
-        Self { owner, line: Line::default(), leaving }
+        Self { owner, queue: OwnerQueue::default(), leaving }
     }
 
     /// Makes a change, durably, and returns how many points a sweep removed.
-    pub(super) async fn change(&self, steps: Vec<Step>) -> Result<u64, SinkError> {
+    pub(super) async fn change(&self, steps: Vec<EngineStep>) -> Result<u64, SinkError> {
         self.ask(|owner, reply| drop(reply.send(owner.change(steps)))).await
     }
 
     /// Builds indexes where there are enough new points; returns when they are in use.
-    pub(super) async fn optimize(&self, pace: Pace) -> Result<(), SinkError> {
+    pub(super) async fn optimize(&self, pace: BuildPace) -> Result<(), SinkError> {
         self.ask(move |owner, reply| owner.optimize(pace, reply)).await
     }
 
@@ -107,31 +107,31 @@ impl Writer {
     /// Queues work. It is done even if its caller stops waiting, so the results of `send` are ignored.
     async fn ask<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Owner, Reply<T>) + Send + 'static,
+        work: impl FnOnce(&mut CollectionOwner, Reply<T>) + Send + 'static,
     ) -> Result<T, SinkError> {
         let (reply, answer) = oneshot::channel();
-        self.line.queue(&self.owner, move |owner| work(owner, reply)).await;
+        self.queue.add(&self.owner, move |owner| work(owner, reply)).await;
         answer.await.unwrap_or(Err(SinkError::Closed))
     }
 }
 
-impl Drop for Writer {
+impl Drop for CollectionWriter {
     fn drop(&mut self) {
         if !self.leaving.load(Ordering::Relaxed) {
-            self.line.wait();
+            self.queue.wait();
         }
     }
 }
 
-fn locked(owner: &Mutex<Owner>) -> MutexGuard<'_, Owner> {
+fn locked(owner: &Mutex<CollectionOwner>) -> MutexGuard<'_, CollectionOwner> {
     owner.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The owner: makes the changes of one collection.
 #[derive(Debug)]
-struct Owner {
-    store: Arc<Store>,
-    this: Weak<Mutex<Owner>>,
+struct CollectionOwner {
+    store: Arc<EngineStore>,
+    this: Weak<Mutex<CollectionOwner>>,
     leaving: Arc<AtomicBool>,
     /// Whether the engine failed, so that what it holds in memory may differ from what it will write.
     suspect: bool,
@@ -148,7 +148,7 @@ struct Owner {
 /// An index build that is running.
 #[derive(Debug)]
 struct Build {
-    outcome: Outcome,
+    outcome: BuildOutcome,
     waiting: Vec<Reply<()>>,
     /// Whether every change since it began only added points.
     only_adds: bool,
@@ -163,8 +163,8 @@ impl Build {
     }
 }
 
-impl Owner {
-    fn change(&mut self, steps: Vec<Step>) -> Result<u64, SinkError> {
+impl CollectionOwner {
+    fn change(&mut self, steps: Vec<EngineStep>) -> Result<u64, SinkError> {
         if self.is_closed {
             return Err(SinkError::Closed);
         }
@@ -179,7 +179,7 @@ impl Owner {
         }
         self.restore()?;
         self.store.check_room(steps::size_in_bytes(&steps))?;
-        if steps.iter().any(|step| matches!(step, Step::Upsert(_))) {
+        if steps.iter().any(|step| matches!(step, EngineStep::Upsert(_))) {
             self.store.will_hold_points()?;
         }
         // The points that a change of a whole table concerns are not known in advance.
@@ -201,7 +201,7 @@ impl Owner {
     }
 
     /// Makes a change durable, by its record in the journal, and then visible.
-    fn recorded_change(&mut self, mut steps: Vec<Step>) -> Result<u64, SinkError> {
+    fn recorded_change(&mut self, mut steps: Vec<EngineStep>) -> Result<u64, SinkError> {
         let failed = io_error(self.store.directory());
         self.store.with_shard(|shard| steps::check_overwritten_exist(shard, &steps))?;
         if let Some(build) = self.build.as_mut().filter(|build| build.only_adds) {
@@ -262,7 +262,7 @@ impl Owner {
         Ok(())
     }
 
-    fn optimize(&mut self, pace: Pace, reply: Reply<()>) {
+    fn optimize(&mut self, pace: BuildPace, reply: Reply<()>) {
         if self.is_closed {
             drop(reply.send(Err(SinkError::Closed)));
             return;
@@ -282,10 +282,10 @@ impl Owner {
     }
 
     /// Starts an index build, if there are enough points for one.
-    fn start_build(&mut self, pace: Pace) -> Result<Option<Outcome>, SinkError> {
+    fn start_build(&mut self, pace: BuildPace) -> Result<Option<BuildOutcome>, SinkError> {
         let enough = match pace {
-            Pace::Settled => UNINDEXED_POINTS,
-            Pace::Filling => (self.store.indexed()?.0 / 4).clamp(FILLING.0, FILLING.1),
+            BuildPace::Settled => UNINDEXED_POINTS,
+            BuildPace::Filling => (self.store.indexed()?.0 / 4).clamp(FILLING.0, FILLING.1),
         };
         if self.unindexed < enough {
             return Ok(None);
@@ -377,7 +377,7 @@ impl Owner {
     }
 }
 
-impl Drop for Owner {
+impl Drop for CollectionOwner {
     /// Closes the collection. A running index build is left alone: it finishes by itself, or is repaired at the next opening.
     fn drop(&mut self) {
         if self.build.is_none()

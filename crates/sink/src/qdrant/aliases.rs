@@ -4,7 +4,7 @@ use qdrant_client::Qdrant;
 use qdrant_client::qdrant::alias_operations::Action;
 use qdrant_client::qdrant::{AliasOperations, ChangeAliases, CreateAlias};
 
-use super::answer::Place;
+use super::answer::CollectionPlace;
 use super::{Server, channel, collection, connect};
 use crate::catalog::{self, Catalog, numbered};
 use crate::{BoxFuture, SinkError};
@@ -22,8 +22,8 @@ impl Aliases {
         Self { server }
     }
 
-    fn client(&self, name: &str) -> Result<(Qdrant, Place), SinkError> {
-        let place = Place::new(&self.server.url, name);
+    fn client(&self, name: &str) -> Result<(Qdrant, CollectionPlace), SinkError> {
+        let place = CollectionPlace::new(&self.server.url, name);
         let client = connect(&self.server, &place)?;
         Ok((client, place))
     }
@@ -42,7 +42,7 @@ impl Aliases {
     /// together must change together.
     async fn change(&self, names: Vec<(String, String)>) -> Result<(), SinkError> {
         let collections: Vec<_> = names.iter().map(|(_, collection)| collection.as_str()).collect();
-        let place = Place::new(&self.server.url, &collections.join(", "));
+        let place = CollectionPlace::new(&self.server.url, &collections.join(", "));
         let mut client = channel::collections(&self.server, &place)?;
         let actions = names.into_iter().map(|(alias_name, collection_name)| AliasOperations {
             action: Some(Action::CreateAlias(CreateAlias { collection_name, alias_name })),
@@ -53,7 +53,7 @@ impl Aliases {
 }
 
 /// Returns the collection that `name` is an alias of, or the one whose own name it is.
-pub(super) async fn serving(client: &Qdrant, place: &Place, name: &str) -> Result<Option<String>, SinkError> {
+pub(super) async fn serving(client: &Qdrant, place: &CollectionPlace, name: &str) -> Result<Option<String>, SinkError> {
     let aliases = client.list_aliases().await.map_err(|error| place.error(error))?.aliases;
     if let Some(alias) = aliases.into_iter().find(|alias| alias.alias_name == name) {
         return Ok(Some(alias.collection_name));
@@ -64,7 +64,7 @@ pub(super) async fn serving(client: &Qdrant, place: &Place, name: &str) -> Resul
 
 /// Returns the numbers of walvec's own collections with this name, in ascending order. Other programs may
 /// use such names too.
-pub(super) async fn own_numbers(client: &Qdrant, place: &Place, name: &str) -> Result<Vec<u64>, SinkError> {
+pub(super) async fn own_numbers(client: &Qdrant, place: &CollectionPlace, name: &str) -> Result<Vec<u64>, SinkError> {
     let mut own = Vec::new();
     for number in catalog::numbers(name, collections(client, place).await?) {
         let info = client.collection_info(numbered(name, number)).await.map_err(|error| place.error(error))?;
@@ -75,7 +75,7 @@ pub(super) async fn own_numbers(client: &Qdrant, place: &Place, name: &str) -> R
     Ok(own)
 }
 
-async fn collections(client: &Qdrant, place: &Place) -> Result<Vec<String>, SinkError> {
+async fn collections(client: &Qdrant, place: &CollectionPlace) -> Result<Vec<String>, SinkError> {
     let response = client.list_collections().await.map_err(|error| place.error(error))?;
     Ok(response.collections.into_iter().map(|collection| collection.name).collect())
 }

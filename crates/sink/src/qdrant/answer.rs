@@ -11,7 +11,7 @@ use crate::{Limited, RateLimit, SinkError};
 
 /// The collection that a request is about, for errors. Never holds the API key.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct CollectionPlace {
     pub(super) url: String,
     /// The name that it is configured by.
     collection: String,
@@ -19,7 +19,7 @@ pub(super) struct Place {
     own: RwLock<Option<String>>,
 }
 
-impl Place {
+impl CollectionPlace {
     pub(super) fn new(url: &str, collection: &str) -> Self {
         Self { url: url.to_owned(), collection: collection.to_owned(), own: RwLock::default() }
     }
@@ -132,8 +132,8 @@ fn retry_after(status: &Status) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    fn place() -> Place {
-        Place::new("http://localhost:6334", "books")
+    fn place() -> CollectionPlace {
+        CollectionPlace::new("http://localhost:6334", "books")
     }
 
     fn of(code: Code, message: &str) -> SinkError {

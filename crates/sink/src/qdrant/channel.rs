@@ -16,15 +16,15 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
 
-use super::answer::Place;
-use super::{CONNECT_TIMEOUT, Server, TIMEOUT};
+use super::answer::CollectionPlace;
+use super::server::{CONNECT_TIMEOUT, Server, TIMEOUT};
 use crate::SinkError;
 
 /// A connection that sends the API key with each request.
-type Connection = InterceptedService<Channel, ApiKey>;
+type AuthorizedChannel = InterceptedService<Channel, ApiKey>;
 
-type Points = PointsClient<Connection>;
-pub(super) type Collections = CollectionsClient<Connection>;
+type PointsApi = PointsClient<AuthorizedChannel>;
+pub(super) type CollectionsApi = CollectionsClient<AuthorizedChannel>;
 
 /// An interceptor that adds the API key.
 #[derive(Clone)]
@@ -41,10 +41,10 @@ impl Interceptor for ApiKey {
 
 /// The connections to a server, made when they are needed. Clones share them, so that a thousand collections need no more than one.
 #[derive(Clone, Default)]
-pub struct Connections(Arc<Shared>);
+pub struct Connections(Arc<SharedClients>);
 
 #[derive(Default)]
-struct Shared {
+struct SharedClients {
     client: Mutex<Option<Qdrant>>,
     writes: Writes,
 }
@@ -73,11 +73,11 @@ impl fmt::Debug for Connections {
 
 /// The connection for writes. It is made when it is needed, and again after a failure that the connection may have caused.
 #[derive(Default)]
-pub(super) struct Writes(Mutex<Option<Points>>);
+pub(super) struct Writes(Mutex<Option<PointsApi>>);
 
 impl Writes {
     /// Returns the connection, and makes it if there is none. Must be called inside a runtime.
-    pub(super) fn get(&self, server: &Server, place: &Place) -> Result<Points, SinkError> {
+    pub(super) fn get(&self, server: &Server, place: &CollectionPlace) -> Result<PointsApi, SinkError> {
         let mut points = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*points {
             Some(points) => Ok(points.clone()),
@@ -97,18 +97,18 @@ impl Writes {
 }
 
 /// Connects for calls about points. Must be called inside a runtime.
-fn points(server: &Server, place: &Place) -> Result<Points, SinkError> {
+fn points(server: &Server, place: &CollectionPlace) -> Result<PointsApi, SinkError> {
     let (channel, key) = connection(server, place)?;
     Ok(PointsClient::with_interceptor(channel, key).max_decoding_message_size(usize::MAX))
 }
 
 /// Connects for calls about collections. Must be called inside a runtime.
-pub(super) fn collections(server: &Server, place: &Place) -> Result<Collections, SinkError> {
+pub(super) fn collections(server: &Server, place: &CollectionPlace) -> Result<CollectionsApi, SinkError> {
     let (channel, key) = connection(server, place)?;
     Ok(CollectionsClient::with_interceptor(channel, key))
 }
 
-fn connection(server: &Server, place: &Place) -> Result<(Channel, ApiKey), SinkError> {
+fn connection(server: &Server, place: &CollectionPlace) -> Result<(Channel, ApiKey), SinkError> {
     let unusable = |reason: &dyn ToString| SinkError::Server { url: place.url.clone(), reason: reason.to_string() };
     let key = server.api_key.as_ref().map(|key| AsciiMetadataValue::try_from(key.expose_secret()));
     let key = key.transpose().map_err(|error| unusable(&error))?;

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use walvec_model::{MadeWith, RESERVED_KEY};
 
 use super::convert::{field_path, field_type, provenance_path};
-use super::{Inner, Quantization, aliases};
+use super::{Quantization, RemoteCollection, aliases};
 use crate::catalog::numbered;
 use crate::made_with::mismatch;
 use crate::{CollectionId, SinkError};
@@ -29,7 +29,7 @@ const KEEPS_DELETES: (u64, u64) = (1, 19);
 
 /// Creates the collection if it does not exist; else checks that it is the one that the configuration describes. The id that it
 /// returns tells a collection that was made again from the one that was filled, however often this is repeated.
-pub(super) async fn prepare(inner: &Inner) -> Result<CollectionId, SinkError> {
+pub(super) async fn prepare(inner: &RemoteCollection) -> Result<CollectionId, SinkError> {
     check_version(inner).await?;
     let serving = serving(inner).await?;
     let name = match &serving {
@@ -59,7 +59,7 @@ pub(super) async fn prepare(inner: &Inner) -> Result<CollectionId, SinkError> {
 }
 
 /// Returns whether the collection exists, after checking that it is the one that the configuration describes. Changes nothing.
-pub(super) async fn exists(inner: &Inner) -> Result<bool, SinkError> {
+pub(super) async fn exists(inner: &RemoteCollection) -> Result<bool, SinkError> {
     check_version(inner).await?;
     let Some(name) = serving(inner).await? else { return Ok(false) };
     let exists = find(inner, &name).await?.is_some();
@@ -70,14 +70,14 @@ pub(super) async fn exists(inner: &Inner) -> Result<bool, SinkError> {
 }
 
 /// Returns the collection's own name; `None` if the configured name is an alias of nothing.
-async fn serving(inner: &Inner) -> Result<Option<String>, SinkError> {
-    let Inner { client, spec, place, is_alias, .. } = inner;
+async fn serving(inner: &RemoteCollection) -> Result<Option<String>, SinkError> {
+    let RemoteCollection { client, spec, place, is_alias, .. } = inner;
     if *is_alias { aliases::serving(client, place, &spec.name).await } else { Ok(Some(spec.name.clone())) }
 }
 
 /// Returns the collection that a name without one will stand for: the newest of that name that fits, or else a new one.
-async fn fitting(inner: &Inner) -> Result<String, SinkError> {
-    let Inner { client, spec, place, .. } = inner;
+async fn fitting(inner: &RemoteCollection) -> Result<String, SinkError> {
+    let RemoteCollection { client, spec, place, .. } = inner;
     let numbers = aliases::own_numbers(client, place, &spec.name).await?;
     for &number in numbers.iter().rev() {
         let name = numbered(&spec.name, number);
@@ -111,8 +111,8 @@ pub(super) fn is_own(info: &CollectionInfo) -> bool {
 
 /// Returns the collection of that name if it exists, after checking that it is the one that the configuration describes. Changes
 /// nothing.
-pub(super) async fn find(inner: &Inner, name: &str) -> Result<Option<CollectionInfo>, SinkError> {
-    let Inner { client, place, .. } = inner;
+pub(super) async fn find(inner: &RemoteCollection, name: &str) -> Result<Option<CollectionInfo>, SinkError> {
+    let RemoteCollection { client, place, .. } = inner;
     if !client.collection_exists(name).await.map_err(|error| place.error(error))? {
         return Ok(None);
     }
@@ -122,8 +122,8 @@ pub(super) async fn find(inner: &Inner, name: &str) -> Result<Option<CollectionI
     Ok(Some(info))
 }
 
-async fn check_version(inner: &Inner) -> Result<(), SinkError> {
-    let Inner { client, place, .. } = inner;
+async fn check_version(inner: &RemoteCollection) -> Result<(), SinkError> {
+    let RemoteCollection { client, place, .. } = inner;
     let reply = client.health_check().await.map_err(|error| place.error(error))?;
     let mut parts = reply.version.split('.').map(|part| part.parse::<u64>().unwrap_or(0));
     let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
@@ -137,8 +137,8 @@ async fn check_version(inner: &Inner) -> Result<(), SinkError> {
 }
 
 #[expect(deprecated, reason = "servers before 1.19 know `on_disk` only, newer ones still do")]
-async fn create(inner: &Inner, name: &str) -> Result<(), SinkError> {
-    let Inner { client, spec, place, server: super::Server { layout, .. }, .. } = inner;
+async fn create(inner: &RemoteCollection, name: &str) -> Result<(), SinkError> {
+    let RemoteCollection { client, spec, place, server: super::Server { layout, .. }, .. } = inner;
     let vector = VectorParams {
         size: spec.dimension as u64,
         distance: Distance::Cosine.into(),
@@ -205,7 +205,7 @@ fn quantization(kind: Quantization) -> QuantizationConfig {
 }
 
 /// Builds the metadata that walvec stores with the collection.
-fn metadata(inner: &Inner, id: &CollectionId) -> HashMap<String, ClientValue> {
+fn metadata(inner: &RemoteCollection, id: &CollectionId) -> HashMap<String, ClientValue> {
     let own: Value = json!({ "fingerprint": inner.spec.fingerprint, "made_with": inner.spec.made_with, "id": id.0 });
     HashMap::from([(RESERVED_KEY.to_owned(), own.into())])
 }
@@ -230,7 +230,7 @@ fn made_with(info: &CollectionInfo) -> MadeWith {
 }
 
 /// Refuses a collection whose vectors would not compare with ours.
-fn check(inner: &Inner, info: &CollectionInfo) -> Result<(), SinkError> {
+fn check(inner: &RemoteCollection, info: &CollectionInfo) -> Result<(), SinkError> {
     let spec = &inner.spec;
     let refused = |stored: String, configured: String| {
         Err(SinkError::Fingerprint { collection: spec.name.clone(), stored, configured })
@@ -265,7 +265,7 @@ fn check(inner: &Inner, info: &CollectionInfo) -> Result<(), SinkError> {
     }
 }
 
-fn check_sharding(inner: &Inner, info: &CollectionInfo) -> Result<(), SinkError> {
+fn check_sharding(inner: &RemoteCollection, info: &CollectionInfo) -> Result<(), SinkError> {
     let method = info.config.as_ref().and_then(|config| config.params.as_ref()?.sharding_method);
     let describe = |by_field| if by_field { "by the value of a field" } else { "by the points' ids" };
     let (stored, configured) = (method == Some(ShardingMethod::Custom.into()), inner.tenants.is_some());
@@ -290,8 +290,8 @@ fn describe_sparse(name: &str, modifier: Modifier) -> String {
 }
 
 /// Takes over an empty collection that another program has made.
-async fn adopt(inner: &Inner, name: &str) -> Result<CollectionId, SinkError> {
-    let Inner { client, place, .. } = inner;
+async fn adopt(inner: &RemoteCollection, name: &str) -> Result<CollectionId, SinkError> {
+    let RemoteCollection { client, place, .. } = inner;
     let id = new_id();
     let request = UpdateCollection {
         collection_name: name.to_owned(),
@@ -304,7 +304,7 @@ async fn adopt(inner: &Inner, name: &str) -> Result<CollectionId, SinkError> {
 }
 
 /// Creates the payload indexes that are missing. An existing one stays as it is.
-async fn create_indexes(inner: &Inner, name: &str, info: &CollectionInfo) -> Result<(), SinkError> {
+async fn create_indexes(inner: &RemoteCollection, name: &str, info: &CollectionInfo) -> Result<(), SinkError> {
     let spec = &inner.spec;
     let mut wanted = vec![(provenance_path("t"), FieldType::Keyword), (provenance_path("g"), FieldType::Integer)];
     for (field, index) in &spec.indexes {
@@ -320,12 +320,17 @@ async fn create_indexes(inner: &Inner, name: &str, info: &CollectionInfo) -> Res
 }
 
 /// Creates the payload index for the versions of points.
-pub(super) async fn index_versions(inner: &Inner, name: &str) -> Result<(), SinkError> {
+pub(super) async fn index_versions(inner: &RemoteCollection, name: &str) -> Result<(), SinkError> {
     create_index(inner, name, provenance_path("v"), FieldType::Keyword).await
 }
 
-async fn create_index(inner: &Inner, name: &str, field_name: String, field_type: FieldType) -> Result<(), SinkError> {
-    let Inner { client, place, .. } = inner;
+async fn create_index(
+    inner: &RemoteCollection,
+    name: &str,
+    field_name: String,
+    field_type: FieldType,
+) -> Result<(), SinkError> {
+    let RemoteCollection { client, place, .. } = inner;
     let request = CreateFieldIndexCollection {
         collection_name: name.to_owned(),
         wait: Some(true),

@@ -12,8 +12,8 @@ use qdrant_client::qdrant::{
 use walvec_model::point::raw_payload;
 use walvec_model::{Generation, Payload, PointId, Position, Provenance, RESERVED_KEY, SparseVector, Value, Vector};
 
-use crate::filter::{Bounds, Condition, Datetime, FieldPath, Filter, Step, comparable_end, too_far};
-use crate::ordered::Start;
+use crate::filter::{Bounds, Condition, Datetime, FieldPath, Filter, PathStep, comparable_end, too_far};
+use crate::ordered::SortStart;
 use crate::{CollectionSpec, IndexType, SinkError, SortRequest, SortValue, SortedBy};
 
 type ClientPayload = HashMap<String, qdrant_client::qdrant::Value>;
@@ -60,11 +60,11 @@ pub(super) fn client_vectors(spec: &CollectionSpec, vector: Vector, keywords: Op
 /// Converts a payload to its stored form.
 pub(super) fn client_payload(
     id: PointId,
-    payload: Payload,
+    payload: &Payload,
     provenance: &Provenance,
 ) -> Result<ClientPayload, SinkError> {
     let refused = |reason: String| SinkError::BadPoint { id, reason };
-    let raw = raw_payload(payload, provenance).map_err(|error| refused(error.to_string()))?;
+    let raw = raw_payload(payload.clone(), provenance).map_err(|error| refused(error.to_string()))?;
     Ok(raw.into_iter().map(|(name, value)| (name, value.into())).collect())
 }
 
@@ -89,9 +89,9 @@ pub(super) fn field_path(nesting: Option<&str>, field: &FieldPath) -> Result<Str
     };
     for step in &field.steps {
         match step {
-            Step::Key(name) => path.push_str(&format!(".{}", key(name)?)),
-            Step::Index(index) => path.push_str(&format!("[{index}]")),
-            Step::Each => path.push_str("[]"),
+            PathStep::Key(name) => path.push_str(&format!(".{}", key(name)?)),
+            PathStep::Index(index) => path.push_str(&format!("[{index}]")),
+            PathStep::Each => path.push_str("[]"),
         }
     }
     Ok(path)
@@ -205,8 +205,8 @@ pub(super) fn order_by(nesting: Option<&str>, request: &SortRequest) -> Result<O
     let field = &request.order.field;
     let start_from = match request.start() {
         None => None,
-        Some(Start::Number(number)) => Some(start_from::Value::Float(number)),
-        Some(Start::Moment(moment)) => {
+        Some(SortStart::Number(number)) => Some(start_from::Value::Float(number)),
+        Some(SortStart::Moment(moment)) => {
             Some(start_from::Value::Timestamp(timestamp(moment).ok_or_else(|| too_far(field))?))
         }
     };

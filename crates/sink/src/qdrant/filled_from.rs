@@ -9,14 +9,14 @@ use qdrant_client::qdrant::UpdateCollection;
 use serde_json::Value;
 use walvec_model::RESERVED_KEY;
 
-use super::Inner;
+use super::RemoteCollection;
 use crate::SinkError;
 
 const FIELD: &str = "filled_from";
 
 /// Writes `database` into the collection's metadata, unless that names another database than `database` and `former`.
-pub(super) async fn record(inner: &Inner, database: &str, former: Option<&str>) -> Result<(), SinkError> {
-    let Inner { client, place, .. } = inner;
+pub(super) async fn record(inner: &RemoteCollection, database: &str, former: Option<&str>) -> Result<(), SinkError> {
+    let RemoteCollection { client, place, .. } = inner;
     let response = client.collection_info(place.name()).await.map_err(|error| place.error(error))?;
     let config = response.result.and_then(|info| info.config).ok_or_else(|| place.missing())?;
     let Some(own) = config.metadata.get(RESERVED_KEY) else { return Err(place.missing()) };

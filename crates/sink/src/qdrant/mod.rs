@@ -5,6 +5,8 @@
 //! - `collection`: creating it, and checking one that exists
 //! - `filled_from`: which database it is filled from
 //! - `channel`: requests that are sent once
+//! - [`Server`] (`server`): its address, and how collections are made there
+//! - `delete`: removing points by ids, filters or versions
 //! - `requests`: cutting a batch into requests, several of them in flight
 //! - `tenants`: shards by the value of a field
 //! - `read`: retrieve, count, scroll, search
@@ -20,27 +22,27 @@ mod answer;
 mod channel;
 mod collection;
 mod convert;
+mod delete;
 mod filled_from;
 mod pace;
 mod read;
 mod requests;
+mod server;
 mod tenants;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
 
 use qdrant_client::Qdrant;
-use qdrant_client::qdrant::{
-    CountPoints, DeletePoints, Filter as ClientFilter, PointsSelector, WriteOrdering, WriteOrderingType,
-};
-use secrecy::{ExposeSecret as _, SecretString};
+use qdrant_client::qdrant::{CountPoints, Filter as ClientFilter, WriteOrdering, WriteOrderingType};
 use walvec_model::{Generation, PointId, Position, Provenance, RawPage, RawPoint, StoredPoint, TableName, Vector};
 
 pub use aliases::Aliases;
-use answer::Place;
+use answer::CollectionPlace;
 pub use channel::Connections;
-use pace::Pace;
+use pace::RequestSizes;
+use server::connect;
+pub use server::{CollectionLayout, LOCAL, Quantization, Server, local_version};
 use tenants::Tenants;
 
 use crate::catalog::{self, Catalog as _};
@@ -49,75 +51,17 @@ use crate::{
     SearchRequest, Sink, SinkError, SortRequest, SortValue, Write, older_points,
 };
 
-/// The address of a server, and how collections are made there.
-#[derive(Clone, Debug)]
-pub struct Server {
-    /// `http://` or `https://`, host and the port of gRPC, usually 6334.
-    pub url: String,
-    /// The API key, if the server requires one.
-    pub api_key: Option<SecretString>,
-    /// How new collections are made; existing ones are never changed.
-    pub layout: Layout,
-    /// The shared connections to the server.
-    pub connections: Connections,
-}
-
-impl Server {
-    /// Describes the server at this URL, without a key and with the server's defaults for new collections.
-    #[must_use]
-    pub fn at(url: impl Into<String>) -> Self {
-        Self { url: url.into(), api_key: None, layout: Layout::default(), connections: Connections::default() }
-    }
-}
-
-/// How a new collection is laid out over the server's memory, disks and nodes. `None`: the server's own default.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Layout {
-    /// Whether vectors lie on disk, read through the page cache.
-    pub on_disk: Option<bool>,
-    /// Whether there are compressed vectors, which are searched first.
-    pub quantization: Option<Quantization>,
-    /// How many shards.
-    pub shards: Option<u32>,
-    /// How many copies of each shard.
-    pub replicas: Option<u32>,
-    /// How many copies must confirm a write.
-    pub write_consistency: Option<u32>,
-    /// The field, under the user's name, whose value decides which shard a point is in: for tenants. `None`: the point's id decides.
-    pub shard_key: Option<String>,
-}
-
-/// How vectors are compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Quantization {
-    /// One byte per dimension.
-    Scalar,
-    /// One bit per dimension.
-    Binary,
-}
-
-/// How long an answer may take. A write waits for the server to apply it, which an index build can hold up.
-const TIMEOUT: Duration = Duration::from_secs(60);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The default address of a server on this machine.
-pub const LOCAL: &str = "http://localhost:6334";
-
-/// Returns the version of the Qdrant server at [`LOCAL`], if one answers at once.
-pub async fn local_version() -> Option<String> {
-    let client = Qdrant::from_url(LOCAL).skip_compatibility_check().build().ok()?;
-    let reply = tokio::time::timeout(Duration::from_millis(300), client.health_check()).await;
-    Some(reply.ok()?.ok()?.version)
-}
+/// The order of writes: those of one key go through one copy, one after the other, whichever node receives them.
+const ORDERING: WriteOrdering = WriteOrdering { r#type: WriteOrderingType::Medium as i32 };
 
 /// One collection of a server.
 #[derive(Clone)]
-pub struct Remote(Arc<Inner>);
+pub struct Remote(Arc<RemoteCollection>);
 
-struct Inner {
+struct RemoteCollection {
     client: Qdrant,
     spec: CollectionSpec,
-    place: Place,
+    place: CollectionPlace,
     /// Whether `spec.name` is an alias, to be looked up, or the collection's own name.
     is_alias: bool,
     /// The shards, where a field decides about them.
@@ -127,10 +71,10 @@ struct Inner {
     /// Whether a crash of the server may bring back points that were removed by a filter.
     brings_back: AtomicBool,
     server: Server,
-    pace: Pace,
+    pace: RequestSizes,
 }
 
-impl Inner {
+impl RemoteCollection {
     fn name(&self) -> String {
         self.place.name()
     }
@@ -172,10 +116,10 @@ impl Remote {
     }
 
     fn open(server: Server, spec: CollectionSpec, is_alias: bool) -> Result<Self, SinkError> {
-        let place = Place::new(&server.url, &spec.name);
+        let place = CollectionPlace::new(&server.url, &spec.name);
         let client = connect(&server, &place)?;
         let tenants = server.layout.shard_key.clone().map(Tenants::new);
-        let inner = Inner {
+        let inner = RemoteCollection {
             client,
             spec,
             place,
@@ -184,7 +128,7 @@ impl Remote {
             is_alone: false,
             brings_back: AtomicBool::new(true),
             server,
-            pace: Pace::default(),
+            pace: RequestSizes::default(),
         };
         Ok(Self(Arc::new(inner)))
     }
@@ -212,7 +156,7 @@ impl Remote {
     /// # Errors
     /// If the server cannot be asked.
     pub async fn held_back(&self) -> Result<u64, SinkError> {
-        let Inner { client, place, .. } = &*self.0;
+        let RemoteCollection { client, place, .. } = &*self.0;
         let response = client.collection_info(self.0.name()).await.map_err(|error| place.error(error))?;
         let queue = response.result.and_then(|info| info.update_queue);
         Ok(queue.and_then(|queue| queue.deferred_points).unwrap_or(0))
@@ -237,121 +181,13 @@ impl Remote {
         Ok(true)
     }
 
-    /// Removes the points that match `filter`.
-    ///
-    /// Removes them by their ids if a crash of the server may bring back points that were removed by a filter. Not if another process
-    /// may write one meanwhile, nor if another shard may have another point of the same id.
-    async fn delete(&self, filter: ClientFilter) -> Result<(), SinkError> {
-        let brings_back = self.0.brings_back.load(Ordering::Relaxed);
-        if brings_back && self.0.is_alone && self.0.tenants.is_none() {
-            let by_ids = |ids: &[PointId]| PointsSelector::from(convert::client_ids(ids));
-            return self.delete_found(&filter, by_ids).await;
-        }
-        match self.delete_points(PointsSelector::from(filter.clone())).await {
-            Err(SinkError::Limited(limited)) if limited.is_too_large => {
-                let as_found = |ids: &[PointId]| PointsSelector::from(convert::among(&filter, ids));
-                self.delete_found(&filter, as_found).await
-            }
-            deleted => deleted,
-        }
-    }
-
-    /// Finds the points that match `filter`, and removes some of them at a time by what `selector` makes of them.
-    async fn delete_found(
-        &self,
-        filter: &ClientFilter,
-        selector: impl Fn(&[PointId]) -> PointsSelector,
-    ) -> Result<(), SinkError> {
-        let mut from = None;
-        loop {
-            let (ids, next) = read::ids(&self.0, from, filter.clone()).await?;
-            self.delete_each(&ids, &selector).await?;
-            if next.is_none() {
-                return Ok(());
-            }
-            from = next;
-        }
-    }
-
-    /// Removes points, as many at a time as the server takes.
-    async fn delete_each<T>(&self, points: &[T], selector: impl Fn(&[T]) -> PointsSelector) -> Result<(), SinkError> {
-        let (size, mut rest) = (&self.0.pace.writes, points);
-        while !rest.is_empty() {
-            let (some, later) = rest.split_at(size.of(rest.len()));
-            match self.delete_points(selector(some)).await {
-                Ok(()) => rest = later,
-                Err(SinkError::Limited(limited)) if size.refused(&limited, some.len()) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        size.passed(points.len());
-        Ok(())
-    }
-
-    /// Removes points as long as they have these versions. Where no other process writes, they always have. Elsewhere the server must
-    /// compare the versions, which a server in strict mode refuses until there is an index.
-    async fn delete_versions(&self, points: &[(PointId, Position)]) -> Result<(), SinkError> {
-        if self.0.is_alone && self.0.tenants.is_none() {
-            let ids: Vec<PointId> = points.iter().map(|(id, _)| *id).collect();
-            return self.delete_each(&ids, |ids| PointsSelector::from(convert::client_ids(ids))).await;
-        }
-        let as_seen = |points: &[(PointId, Position)]| PointsSelector::from(convert::with_versions(points));
-        match self.delete_each(points, as_seen).await {
-            Err(SinkError::BadRequest(_)) => {
-                collection::index_versions(&self.0, &self.0.name()).await?;
-                self.delete_each(points, as_seen).await
-            }
-            deleted => deleted,
-        }
-    }
-
-    async fn delete_points(&self, points: PointsSelector) -> Result<(), SinkError> {
-        let place = &self.0.place;
-        let request = DeletePoints {
-            collection_name: self.0.name(),
-            wait: Some(true),
-            points: Some(points),
-            ordering: Some(ORDERING),
-            shard_key_selector: tenants::everywhere(&self.0).await?,
-            ..DeletePoints::default()
-        };
-        let mut writes = self.0.server.connections.writes().get(&self.0.server, place)?;
-        let response = writes.delete(request).await.map_err(|status| self.0.write_failed(&status))?;
-        place.completed(response.get_ref().result.as_ref())
-    }
-
     async fn count_where(&self, filter: Option<ClientFilter>) -> Result<u64, SinkError> {
-        let Inner { client, place, .. } = &*self.0;
+        let RemoteCollection { client, place, .. } = &*self.0;
         let request =
             CountPoints { collection_name: self.0.name(), filter, exact: Some(true), ..CountPoints::default() };
         let response = client.count(request).await.map_err(|error| place.error(error))?;
         Ok(response.result.map_or(0, |result| result.count))
     }
-}
-
-/// The order of writes: those of one key go through one copy, one after the other, whichever node receives them.
-const ORDERING: WriteOrdering = WriteOrdering { r#type: WriteOrderingType::Medium as i32 };
-
-/// Makes the client for everything but writes; all collections of a server share it.
-fn connect(server: &Server, place: &Place) -> Result<Qdrant, SinkError> {
-    server.connections.client(|| new_client(server, place))
-}
-
-fn new_client(server: &Server, place: &Place) -> Result<Qdrant, SinkError> {
-    let key = server.api_key.as_ref().map(|key| key.expose_secret());
-    if key.is_some_and(|key| key.is_empty() || !key.chars().all(|character| character.is_ascii_graphic())) {
-        // The client's own error would repeat the key.
-        let reason = "the API key is empty or holds something else than visible ASCII, perhaps a line break at its end";
-        return Err(SinkError::Server { url: place.url.clone(), reason: reason.to_owned() });
-    }
-    Qdrant::from_url(&server.url)
-        .api_key(key.map(str::to_owned))
-        .timeout(TIMEOUT)
-        .connect_timeout(CONNECT_TIMEOUT)
-        // The client would send the check, and print to stderr, at an unexpected time; `prepare` checks the version.
-        .skip_compatibility_check()
-        .build()
-        .map_err(|error| place.error(error))
 }
 
 impl Sink for Remote {
@@ -375,20 +211,20 @@ impl Sink for Remote {
         self.0.pace.reads.of(read::RETRIEVE_POINTS)
     }
 
-    fn write(&self, batch: Vec<Write>) -> BoxFuture<'_, Result<(), SinkError>> {
+    fn write<'a>(&'a self, batch: &'a [Write]) -> BoxFuture<'a, Result<(), SinkError>> {
         Box::pin(requests::send(&self.0, batch))
     }
 
-    fn retrieve(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
+    fn retrieve<'a>(&'a self, ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<StoredPoint>, SinkError>> {
         Box::pin(read::retrieve(&self.0, ids))
     }
 
-    fn faithful(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<StoredPoint>, SinkError>> {
+    fn faithful<'a>(&'a self, ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<StoredPoint>, SinkError>> {
         Box::pin(read::faithful(&self.0, ids))
     }
 
-    fn vectors(&self, ids: Vec<PointId>) -> BoxFuture<'_, Result<Vec<(PointId, Vector)>, SinkError>> {
-        let found = self.get(ids, true);
+    fn vectors<'a>(&'a self, ids: &'a [PointId]) -> BoxFuture<'a, Result<Vec<(PointId, Vector)>, SinkError>> {
+        let found = read::get(&self.0, ids, true);
         Box::pin(
             async move { Ok(found.await?.into_iter().filter_map(|point| Some((point.id, point.vector?))).collect()) },
         )
@@ -483,6 +319,6 @@ impl Search for Remote {
     }
 
     fn get(&self, ids: Vec<PointId>, with_vectors: bool) -> BoxFuture<'_, Result<Vec<RawPoint>, SinkError>> {
-        Box::pin(read::get(&self.0, ids, with_vectors))
+        Box::pin(async move { read::get(&self.0, &ids, with_vectors).await })
     }
 }

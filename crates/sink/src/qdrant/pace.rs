@@ -15,7 +15,7 @@ const UNLIMITED: usize = usize::MAX;
 
 /// The sizes of reads and of writes that the limits allow, as learned from refusals.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct RequestSizes {
     pub(super) reads: Size,
     pub(super) writes: Size,
 }
@@ -58,7 +58,9 @@ impl Size {
     }
 
     fn now(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        let now = self.0.load(Ordering::Relaxed);
+        debug_assert!(now > 0, "a request may name at least one point");
+        now
     }
 }
 

@@ -8,7 +8,7 @@ use qdrant_client::qdrant::{
 };
 use walvec_model::{PointId, RESERVED_KEY, RawPage, RawPoint, SparseVector, StoredPoint, Vector};
 
-use super::Inner;
+use super::RemoteCollection;
 use super::convert::{client_filter, client_id, client_ids, order_by, payload, point_id, sort_value};
 use super::tenants::{Tenants, selector};
 use crate::faithful;
@@ -20,13 +20,13 @@ use crate::{
 /// How many ids one request asks for.
 pub(super) const RETRIEVE_POINTS: usize = 1000;
 
-pub(super) async fn retrieve(inner: &Inner, ids: Vec<PointId>) -> Result<Vec<StoredPoint>, SinkError> {
-    asked_for(inner, &ids, own_field(), false).await?.into_iter().map(stored_point).collect()
+pub(super) async fn retrieve(inner: &RemoteCollection, ids: &[PointId]) -> Result<Vec<StoredPoint>, SinkError> {
+    asked_for(inner, ids, own_field(), false).await?.into_iter().map(stored_point).collect()
 }
 
 /// Implements [`Sink::faithful`](crate::Sink::faithful).
-pub(super) async fn faithful(inner: &Inner, ids: Vec<PointId>) -> Result<Vec<StoredPoint>, SinkError> {
-    let points = asked_for(inner, &ids, true.into(), false).await?.into_iter().map(stored_point);
+pub(super) async fn faithful(inner: &RemoteCollection, ids: &[PointId]) -> Result<Vec<StoredPoint>, SinkError> {
+    let points = asked_for(inner, ids, true.into(), false).await?.into_iter().map(stored_point);
     let nesting = inner.spec.nesting.as_deref();
     points.map(|point| Ok(faithful::faithful(point?, nesting, false))).collect()
 }
@@ -36,13 +36,17 @@ fn own_field() -> WithPayloadSelector {
     vec![RESERVED_KEY].into()
 }
 
-pub(super) async fn get(inner: &Inner, ids: Vec<PointId>, with_vectors: bool) -> Result<Vec<RawPoint>, SinkError> {
-    let points = asked_for(inner, &ids, true.into(), with_vectors).await?;
+pub(super) async fn get(
+    inner: &RemoteCollection,
+    ids: &[PointId],
+    with_vectors: bool,
+) -> Result<Vec<RawPoint>, SinkError> {
+    let points = asked_for(inner, ids, true.into(), with_vectors).await?;
     points.into_iter().map(|point| raw_point(inner, point)).collect()
 }
 
 async fn asked_for(
-    inner: &Inner,
+    inner: &RemoteCollection,
     ids: &[PointId],
     fields: WithPayloadSelector,
     with_vectors: bool,
@@ -54,12 +58,12 @@ async fn asked_for(
 
 /// Returns the points with these ids, as many at a time as the server answers.
 pub(super) async fn retrieved(
-    inner: &Inner,
+    inner: &RemoteCollection,
     ids: &[PointId],
     fields: &WithPayloadSelector,
     with_vectors: bool,
 ) -> Result<Vec<RetrievedPoint>, SinkError> {
-    let (Inner { client, place, .. }, size) = (inner, &inner.pace.reads);
+    let (RemoteCollection { client, place, .. }, size) = (inner, &inner.pace.reads);
     let (mut found, mut rest) = (Vec::with_capacity(ids.len()), ids);
     while !rest.is_empty() {
         let (some, later) = rest.split_at(size.of(RETRIEVE_POINTS).min(rest.len()));
@@ -82,7 +86,11 @@ pub(super) async fn retrieved(
     Ok(found)
 }
 
-pub(super) async fn scroll(inner: &Inner, from: Option<PointId>, limit: usize) -> Result<ScrollPage, SinkError> {
+pub(super) async fn scroll(
+    inner: &RemoteCollection,
+    from: Option<PointId>,
+    limit: usize,
+) -> Result<ScrollPage, SinkError> {
     let request = ScrollPoints { with_payload: Some(own_field()), ..in_id_order(from, limit) };
     let (points, next) = scrolled(inner, request).await?;
     Ok(ScrollPage { points: points.into_iter().map(stored_point).collect::<Result<_, _>>()?, next })
@@ -91,7 +99,7 @@ pub(super) async fn scroll(inner: &Inner, from: Option<PointId>, limit: usize) -
 /// Returns the ids of points that match `filter`, in id order from `from` on, and where the next page
 /// starts.
 pub(super) async fn ids(
-    inner: &Inner,
+    inner: &RemoteCollection,
     from: Option<PointId>,
     filter: ClientFilter,
 ) -> Result<(Vec<PointId>, Option<PointId>), SinkError> {
@@ -102,7 +110,7 @@ pub(super) async fn ids(
 }
 
 pub(super) async fn page(
-    inner: &Inner,
+    inner: &RemoteCollection,
     filter: Filter,
     from: Option<PointId>,
     limit: usize,
@@ -115,7 +123,10 @@ pub(super) async fn page(
 }
 
 /// Implements [`Search::sorted`](crate::Search::sorted).
-pub(super) async fn sorted(inner: &Inner, request: SortRequest) -> Result<Vec<(SortValue, RawPoint)>, SinkError> {
+pub(super) async fn sorted(
+    inner: &RemoteCollection,
+    request: SortRequest,
+) -> Result<Vec<(SortValue, RawPoint)>, SinkError> {
     let nesting = inner.spec.nesting.as_deref();
     let scroll = ScrollPoints {
         filter: client_filter(nesting, &request.filter())?,
@@ -144,31 +155,38 @@ fn in_id_order(from: Option<PointId>, limit: usize) -> ScrollPoints {
 }
 
 /// Returns the points, and where the next page starts.
-async fn scrolled(inner: &Inner, request: ScrollPoints) -> Result<(Vec<RetrievedPoint>, Option<PointId>), SinkError> {
-    let Inner { client, place, .. } = inner;
+async fn scrolled(
+    inner: &RemoteCollection,
+    request: ScrollPoints,
+) -> Result<(Vec<RetrievedPoint>, Option<PointId>), SinkError> {
+    let RemoteCollection { client, place, .. } = inner;
     let request = ScrollPoints { collection_name: inner.name(), ..request };
     let response = client.scroll(request).await.map_err(|error| with_remedy(place.error(error)))?;
     let next = response.next_page_offset.map(|id| point_id(Some(id))).transpose()?;
     Ok((response.result, next))
 }
 
-pub(super) async fn search(inner: &Inner, request: SearchRequest) -> Result<Vec<Hit>, SinkError> {
+pub(super) async fn search(inner: &RemoteCollection, request: SearchRequest) -> Result<Vec<Hit>, SinkError> {
     let fused_for = request.limit;
     find(inner, request, fused_for, true.into()).await
 }
 
 /// Implements [`Search::rank`](crate::Search::rank).
-pub(super) async fn rank(inner: &Inner, request: SearchRequest, fused_for: usize) -> Result<Vec<Hit>, SinkError> {
+pub(super) async fn rank(
+    inner: &RemoteCollection,
+    request: SearchRequest,
+    fused_for: usize,
+) -> Result<Vec<Hit>, SinkError> {
     find(inner, request, fused_for, own_field()).await
 }
 
 async fn find(
-    inner: &Inner,
+    inner: &RemoteCollection,
     request: SearchRequest,
     fused_for: usize,
     fields: WithPayloadSelector,
 ) -> Result<Vec<Hit>, SinkError> {
-    let Inner { client, spec, place, .. } = inner;
+    let RemoteCollection { client, spec, place, .. } = inner;
     request.check(spec.dimension, spec.keywords.is_some())?;
     let filter = client_filter(spec.nesting.as_deref(), &request.filter)?;
     if request.finds_nothing() {
@@ -244,13 +262,13 @@ fn stored_point(point: RetrievedPoint) -> Result<StoredPoint, SinkError> {
     Ok(StoredPoint::from_raw(point_id(point.id)?, payload(point.payload)))
 }
 
-fn raw_point(inner: &Inner, point: RetrievedPoint) -> Result<RawPoint, SinkError> {
+fn raw_point(inner: &RemoteCollection, point: RetrievedPoint) -> Result<RawPoint, SinkError> {
     let (vector, keywords) = point.vectors.map_or((None, None), |stored| vectors(inner, stored));
     Ok(RawPoint { id: point_id(point.id)?, payload: payload(point.payload), vector, keywords })
 }
 
 /// Returns the vectors that searches compare with.
-pub(super) fn vectors(inner: &Inner, stored: VectorsOutput) -> (Option<Vector>, Option<SparseVector>) {
+pub(super) fn vectors(inner: &RemoteCollection, stored: VectorsOutput) -> (Option<Vector>, Option<SparseVector>) {
     let (dense, sparse) = match stored.vectors_options {
         None => (None, None),
         Some(VectorsOptions::Vector(vector)) => (Some(vector), None),

@@ -21,9 +21,9 @@ use qdrant_client::qdrant::{
 use walvec_model::PointId;
 
 use super::convert::{client_id, client_payload, client_vectors};
-use super::tenants::{self, Placed, selector};
-use super::{Inner, ORDERING, collection};
-use crate::{CollectionSpec, SinkError, Write};
+use super::tenants::{self, RoutedWrite, selector};
+use super::{ORDERING, RemoteCollection, collection};
+use crate::{CollectionSpec, SinkError, Write, names_each_point_once};
 
 /// The most bytes of a request. Proxies and servers refuse large messages, often from 4 MiB on.
 const REQUEST_BYTES: usize = 3 << 20;
@@ -34,7 +34,7 @@ const IN_FLIGHT: usize = 4;
 
 /// One write, in the client's types.
 #[derive(Clone, Debug)]
-struct Item {
+struct WriteItem {
     id: PointId,
     operation: PointsUpdateOperation,
     bytes: usize,
@@ -45,29 +45,30 @@ struct Item {
 }
 
 /// Sends a batch; when it returns, the server has applied all of it.
-pub(super) async fn send(inner: &Inner, mut batch: Vec<Write>) -> Result<(), SinkError> {
-    let (count, mut written) = (batch.len(), Vec::new());
-    while !batch.is_empty() {
+pub(super) async fn send(inner: &RemoteCollection, batch: &[Write]) -> Result<(), SinkError> {
+    debug_assert!(names_each_point_once(batch), "requests of a batch may arrive in any order");
+    let (mut rest, mut written) = (batch, Vec::new());
+    while !rest.is_empty() {
         // Finding out where points are counts as reading.
-        let most = if inner.tenants.is_some() { inner.pace.reads.of(batch.len()) } else { batch.len() };
-        let later = batch.split_off(most);
-        send_some(inner, batch, &mut written).await.map_err(|error| with_written(error, &mut written))?;
-        batch = later;
+        let most = if inner.tenants.is_some() { inner.pace.reads.of(rest.len()) } else { rest.len() };
+        let (some, later) = rest.split_at(most);
+        send_some(inner, some, &mut written).await.map_err(|error| with_written(error, &mut written))?;
+        rest = later;
     }
-    inner.pace.writes.passed(count);
+    inner.pace.writes.passed(batch.len());
     if inner.tenants.is_some() {
-        inner.pace.reads.passed(count);
+        inner.pace.reads.passed(batch.len());
     }
     Ok(())
 }
 
 /// Sends a part of a batch, and adds to `written` what the server has applied of it.
-async fn send_some(inner: &Inner, some: Vec<Write>, written: &mut Vec<PointId>) -> Result<(), SinkError> {
-    let placed = match &inner.tenants {
-        None => some.into_iter().map(|write| Placed { write, shard: None, leaves: None }).collect(),
-        Some(tenants) => tenants.place(inner, some).await?,
+async fn send_some(inner: &RemoteCollection, some: &[Write], written: &mut Vec<PointId>) -> Result<(), SinkError> {
+    let routed = match &inner.tenants {
+        None => some.iter().map(RoutedWrite::anywhere).collect(),
+        Some(tenants) => tenants.route(inner, some).await?,
     };
-    let items = placed.into_iter().map(|placed| item(placed, &inner.spec)).collect::<Result<Vec<_>, _>>()?;
+    let items = routed.into_iter().map(|routed| item(routed, &inner.spec)).collect::<Result<Vec<_>, _>>()?;
     let size = &inner.pace.writes;
     let requests = if size.is_limited() {
         uniform_requests(items, size.of(REQUEST_POINTS))
@@ -106,7 +107,11 @@ fn with_written(mut error: SinkError, written: &mut Vec<PointId>) -> SinkError {
 }
 
 /// Sends one request, in halves if it is refused; returns what the server has applied of it.
-async fn send_items(inner: &Inner, items: Vec<Item>, is_limited: &AtomicBool) -> (Vec<PointId>, Result<(), SinkError>) {
+async fn send_items(
+    inner: &RemoteCollection,
+    items: Vec<WriteItem>,
+    is_limited: &AtomicBool,
+) -> (Vec<PointId>, Result<(), SinkError>) {
     let mut written = Vec::with_capacity(items.len());
     let sent = send_halves(inner, items, &mut written).await;
     if matches!(sent, Err(SinkError::Limited(_))) {
@@ -115,7 +120,11 @@ async fn send_items(inner: &Inner, items: Vec<Item>, is_limited: &AtomicBool) ->
     (written, sent)
 }
 
-async fn send_halves(inner: &Inner, items: Vec<Item>, written: &mut Vec<PointId>) -> Result<(), SinkError> {
+async fn send_halves(
+    inner: &RemoteCollection,
+    items: Vec<WriteItem>,
+    written: &mut Vec<PointId>,
+) -> Result<(), SinkError> {
     let mut rest = vec![items];
     while let Some(items) = rest.pop() {
         match send_request(inner, &items).await {
@@ -140,12 +149,12 @@ async fn send_halves(inner: &Inner, items: Vec<Item>, written: &mut Vec<PointId>
 }
 
 /// Returns the halves of a request in the order of a stack: the first half is last, and taken next.
-fn halves(items: &[Item]) -> [Vec<Item>; 2] {
+fn halves(items: &[WriteItem]) -> [Vec<WriteItem>; 2] {
     let (left, right) = items.split_at(items.len() / 2);
     [right.to_vec(), left.to_vec()]
 }
 
-async fn send_request(inner: &Inner, items: &[Item]) -> Result<(), SinkError> {
+async fn send_request(inner: &RemoteCollection, items: &[WriteItem]) -> Result<(), SinkError> {
     let place = &inner.place;
     let operations = operations(items);
     let expected = operations.len();
@@ -166,8 +175,8 @@ async fn send_request(inner: &Inner, items: &[Item]) -> Result<(), SinkError> {
 
 /// Groups items into requests of one operation each, as far as possible. Of a request with several operations, a limit may refuse the
 /// last and count the others each time that the request is repeated.
-fn uniform_requests(items: Vec<Item>, most: usize) -> Vec<Vec<Item>> {
-    let (mut joined, mut alone) = (HashMap::<_, Vec<Item>>::new(), Vec::new());
+fn uniform_requests(items: Vec<WriteItem>, most: usize) -> Vec<Vec<WriteItem>> {
+    let (mut joined, mut alone) = (HashMap::<_, Vec<WriteItem>>::new(), Vec::new());
     for item in items {
         match &item.operation.operation {
             Some(operation @ (Operation::Upsert(_) | Operation::DeletePoints(_))) if item.leaves.is_none() => {
@@ -180,8 +189,8 @@ fn uniform_requests(items: Vec<Item>, most: usize) -> Vec<Vec<Item>> {
 }
 
 /// Groups items into requests of at most `most` points.
-fn requests(items: Vec<Item>, most: usize) -> Vec<Vec<Item>> {
-    let mut requests: Vec<Vec<Item>> = Vec::new();
+fn requests(items: Vec<WriteItem>, most: usize) -> Vec<Vec<WriteItem>> {
+    let mut requests: Vec<Vec<WriteItem>> = Vec::new();
     let mut bytes = 0;
     for item in items {
         let full = requests.last().is_none_or(|last| last.len() >= most) || bytes + item.bytes > REQUEST_BYTES;
@@ -194,12 +203,13 @@ fn requests(items: Vec<Item>, most: usize) -> Vec<Vec<Item>> {
             last.push(item);
         }
     }
+    debug_assert!(requests.iter().all(|request| request.len() <= most), "a request names at most {most} points");
     requests
 }
 
 /// Returns the operations of a request, in the order in which the server applies them: first deletions, one operation for each shard,
 /// which makes way for points that change their shard; then payloads, one operation each; then upserts, one operation for each shard.
-fn operations(items: &[Item]) -> Vec<PointsUpdateOperation> {
+fn operations(items: &[WriteItem]) -> Vec<PointsUpdateOperation> {
     let mut deleted: HashMap<Option<&Key>, Vec<ClientId>> = HashMap::new();
     let mut payloads = Vec::new();
     let mut stored: HashMap<Option<&Key>, Vec<PointStruct>> = HashMap::new();
@@ -229,18 +239,19 @@ const fn operation(operation: Operation) -> PointsUpdateOperation {
     PointsUpdateOperation { operation: Some(operation) }
 }
 
-fn item(Placed { write, shard, leaves }: Placed, spec: &CollectionSpec) -> Result<Item, SinkError> {
+fn item(routed: RoutedWrite<'_>, spec: &CollectionSpec) -> Result<WriteItem, SinkError> {
+    let RoutedWrite { write, shard, leaves } = routed;
     let id = write.id();
-    let operation = operation(match write {
+    let operation = operation(match &*write {
         Write::Upsert(point) => {
             crate::check_vector(&point.vector, spec.dimension).map_err(|reason| SinkError::BadPoint { id, reason })?;
-            let payload = client_payload(id, point.payload, &point.provenance)?;
-            let vectors = client_vectors(spec, point.vector, point.keywords);
+            let payload = client_payload(id, &point.payload, &point.provenance)?;
+            let vectors = client_vectors(spec, point.vector.clone(), point.keywords.clone());
             let point = PointStruct::new(client_id(id), vectors, payload);
             Operation::Upsert(PointStructList { points: vec![point], ..PointStructList::default() })
         }
         Write::Payload { payload, provenance, .. } => Operation::OverwritePayload(OverwritePayload {
-            payload: client_payload(id, payload, &provenance)?,
+            payload: client_payload(id, payload, provenance)?,
             points_selector: Some(PointsSelector::from(vec![client_id(id)])),
             shard_key_selector: shard.as_ref().map(selector),
             ..OverwritePayload::default()
@@ -248,22 +259,22 @@ fn item(Placed { write, shard, leaves }: Placed, spec: &CollectionSpec) -> Resul
         Write::Delete(_) => Operation::DeletePoints(DeletePoints::default()),
     });
     let bytes = operation.encoded_len();
-    Ok(Item { id, operation, bytes, shard, leaves })
+    Ok(WriteItem { id, operation, bytes, shard, leaves })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn deletion(number: u64, bytes: usize) -> Item {
+    fn deletion(number: u64, bytes: usize) -> WriteItem {
         let id = PointId::Num(number);
         let operation = operation(Operation::DeletePoints(DeletePoints::default()));
-        Item { id, operation, bytes, shard: None, leaves: None }
+        WriteItem { id, operation, bytes, shard: None, leaves: None }
     }
 
     #[test]
     fn requests_are_bounded_by_points_and_by_bytes() {
-        let lengths = |items: Vec<Item>| requests(items, REQUEST_POINTS).iter().map(Vec::len).collect::<Vec<_>>();
+        let lengths = |items: Vec<WriteItem>| requests(items, REQUEST_POINTS).iter().map(Vec::len).collect::<Vec<_>>();
         assert_eq!(lengths((0..600).map(|number| deletion(number, 10)).collect()), [256, 256, 88]);
         assert_eq!(lengths((0..3).map(|number| deletion(number, REQUEST_BYTES / 2)).collect()), [2, 1]);
         assert_eq!(lengths(vec![deletion(1, REQUEST_BYTES * 2), deletion(2, 1)]), [1, 1]);
@@ -272,11 +283,11 @@ mod tests {
 
     #[test]
     fn under_a_limit_a_request_holds_one_operation() {
-        let upsert = |number| Item {
+        let upsert = |number| WriteItem {
             operation: operation(Operation::Upsert(PointStructList::default())),
             ..deletion(number, 1)
         };
-        let payload = |number| Item {
+        let payload = |number| WriteItem {
             operation: operation(Operation::OverwritePayload(OverwritePayload::default())),
             ..deletion(number, 1)
         };
@@ -292,13 +303,13 @@ mod tests {
     fn a_point_leaves_its_old_shard_before_it_arrives_in_the_new_one() {
         let key = |name: &str| Some(Key::Keyword(name.to_owned()));
         let list = PointStructList { points: vec![PointStruct::default()], ..PointStructList::default() };
-        let moved = |number| Item {
+        let moved = |number| WriteItem {
             operation: operation(Operation::Upsert(list.clone())),
             shard: key("new"),
             leaves: key("old"),
             ..deletion(number, 1)
         };
-        let stays = Item { leaves: None, ..moved(3) };
+        let stays = WriteItem { leaves: None, ..moved(3) };
         let operations = operations(&[moved(1), stays, moved(2)]).into_iter().map(|it| it.operation.unwrap());
         let [Operation::DeletePoints(deletion), Operation::Upsert(upsert)] =
             <[_; 2]>::try_from(operations.collect::<Vec<_>>()).unwrap()

@@ -5,6 +5,7 @@
 //! arrives: after a crash in between, the point is missing, and the repeated batch writes it. In the opposite order there
 //! would be two, and the repetition would see only one of them.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
@@ -14,7 +15,7 @@ use qdrant_client::qdrant::{
 };
 use walvec_model::{Payload, Point, PointId, Value};
 
-use super::Inner;
+use super::RemoteCollection;
 use super::convert::point_id;
 use super::read::{retrieved, vectors};
 use crate::{Condition, Filter, SinkError, Write};
@@ -34,12 +35,19 @@ pub(super) struct Tenants {
 
 /// A write, and the shard that it goes to.
 #[derive(Debug)]
-pub(super) struct Placed {
-    pub(super) write: Write,
+pub(super) struct RoutedWrite<'w> {
+    pub(super) write: Cow<'w, Write>,
     /// The shard; `None` where the collection is not sharded by a field.
     pub(super) shard: Option<Key>,
     /// The shard that the point must be removed from first.
     pub(super) leaves: Option<Key>,
+}
+
+impl<'w> RoutedWrite<'w> {
+    /// Wraps a write to a collection that is not sharded by a field.
+    pub(super) const fn anywhere(write: &'w Write) -> Self {
+        Self { write: Cow::Borrowed(write), shard: None, leaves: None }
+    }
 }
 
 impl Tenants {
@@ -76,7 +84,7 @@ impl Tenants {
     }
 
     /// Returns whether the shard exists; asks the server unless that is known.
-    pub(super) async fn exists(&self, inner: &Inner, key: &Key) -> Result<bool, SinkError> {
+    pub(super) async fn exists(&self, inner: &RemoteCollection, key: &Key) -> Result<bool, SinkError> {
         if !self.knows(key) {
             self.learn(shards(inner).await?);
         }
@@ -84,7 +92,7 @@ impl Tenants {
     }
 
     /// Lists the shards, and creates the one for points without a value.
-    pub(super) async fn prepare(&self, inner: &Inner) -> Result<(), SinkError> {
+    pub(super) async fn prepare(&self, inner: &RemoteCollection) -> Result<(), SinkError> {
         self.learn(shards(inner).await?);
         let made = self.ensure(inner, &Key::Keyword(NOBODY.to_owned())).await;
         made.map_err(|error| match error {
@@ -99,7 +107,7 @@ impl Tenants {
     }
 
     /// Creates a shard, unless it exists. [`SinkError::BadRequest`] if the server does not take the key.
-    async fn ensure(&self, inner: &Inner, key: &Key) -> Result<(), SinkError> {
+    async fn ensure(&self, inner: &RemoteCollection, key: &Key) -> Result<(), SinkError> {
         if self.knows(key) {
             return Ok(());
         }
@@ -121,19 +129,24 @@ impl Tenants {
     }
 
     /// Finds the shard of each write of a batch, and creates the shards that are missing.
-    pub(super) async fn place(&self, inner: &Inner, batch: Vec<Write>) -> Result<Vec<Placed>, SinkError> {
+    pub(super) async fn route<'w>(
+        &self,
+        inner: &RemoteCollection,
+        batch: &'w [Write],
+    ) -> Result<Vec<RoutedWrite<'w>>, SinkError> {
         let ids: Vec<PointId> = batch.iter().map(Write::id).collect();
         let present = locate(inner, &ids).await?;
-        let mut placed = Vec::with_capacity(batch.len());
+        let mut routed = Vec::with_capacity(batch.len());
         for write in batch {
             let id = write.id();
             let present = present.get(&id).cloned();
-            let payload = match &write {
+            let payload = match write {
                 Write::Upsert(point) => &point.payload,
                 Write::Payload { payload, .. } => payload,
                 Write::Delete(_) => {
                     // A point that is in no shard does not exist any more.
-                    placed.extend(present.map(|shard| Placed { write, shard: Some(shard), leaves: None }));
+                    let routes = |shard| RoutedWrite { shard: Some(shard), ..RoutedWrite::anywhere(write) };
+                    routed.extend(present.map(routes));
                     continue;
                 }
             };
@@ -144,9 +157,9 @@ impl Tenants {
                 other => other,
             })?;
             let leaves = present.filter(|present| *present != shard);
-            placed.push(Placed { write, shard: Some(shard), leaves });
+            routed.push(RoutedWrite { write: Cow::Borrowed(write), shard: Some(shard), leaves });
         }
-        with_vectors(inner, placed).await
+        with_vectors(inner, routed).await
     }
 }
 
@@ -172,7 +185,7 @@ pub(super) fn selector(key: &Key) -> ShardKeySelector {
 }
 
 /// Returns an error if the shard does not exist any more. Then the collection was made again, and no point is to blame.
-pub(super) async fn check(inner: &Inner, shard: Option<&Key>) -> Result<(), SinkError> {
+pub(super) async fn check(inner: &RemoteCollection, shard: Option<&Key>) -> Result<(), SinkError> {
     match shard {
         Some(shard) if !shards(inner).await?.contains(shard) => Err(inner.place.missing()),
         _ => Ok(()),
@@ -181,7 +194,7 @@ pub(super) async fn check(inner: &Inner, shard: Option<&Key>) -> Result<(), Sink
 
 /// Selects all shards, for a request that changes what a filter finds; `None` where the collection is not sharded by a
 /// field.
-pub(super) async fn everywhere(inner: &Inner) -> Result<Option<ShardKeySelector>, SinkError> {
+pub(super) async fn everywhere(inner: &RemoteCollection) -> Result<Option<ShardKeySelector>, SinkError> {
     match &inner.tenants {
         None => Ok(None),
         Some(_) => {
@@ -192,7 +205,7 @@ pub(super) async fn everywhere(inner: &Inner) -> Result<Option<ShardKeySelector>
 }
 
 /// Lists the shards of the collection.
-async fn shards(inner: &Inner) -> Result<HashSet<Key>, SinkError> {
+async fn shards(inner: &RemoteCollection) -> Result<HashSet<Key>, SinkError> {
     let request = CollectionClusterInfoRequest { collection_name: inner.name() };
     let info = inner.client.collection_cluster_info(request).await.map_err(|error| inner.place.error(error))?;
     let local = info.local_shards.into_iter().map(|shard| shard.shard_key);
@@ -201,7 +214,7 @@ async fn shards(inner: &Inner) -> Result<HashSet<Key>, SinkError> {
 }
 
 /// Returns the shards that these points are in; points that do not exist are left out.
-async fn locate(inner: &Inner, ids: &[PointId]) -> Result<HashMap<PointId, Key>, SinkError> {
+async fn locate(inner: &RemoteCollection, ids: &[PointId]) -> Result<HashMap<PointId, Key>, SinkError> {
     let mut present = HashMap::with_capacity(ids.len());
     for point in retrieved(inner, ids, &false.into(), false).await? {
         if let Some(key) = point.shard_key.and_then(|key| key.key) {
@@ -212,21 +225,24 @@ async fn locate(inner: &Inner, ids: &[PointId]) -> Result<HashMap<PointId, Key>,
 }
 
 /// Turns payload writes whose points change their shard into writes of whole points, with the stored vector.
-async fn with_vectors(inner: &Inner, mut placed: Vec<Placed>) -> Result<Vec<Placed>, SinkError> {
-    let moves = |placed: &Placed| placed.leaves.is_some() && matches!(placed.write, Write::Payload { .. });
-    let ids: Vec<PointId> = placed.iter().filter(|placed| moves(placed)).map(|placed| placed.write.id()).collect();
+async fn with_vectors<'w>(
+    inner: &RemoteCollection,
+    mut writes: Vec<RoutedWrite<'w>>,
+) -> Result<Vec<RoutedWrite<'w>>, SinkError> {
+    let moves = |routed: &RoutedWrite<'_>| routed.leaves.is_some() && matches!(*routed.write, Write::Payload { .. });
+    let ids: Vec<PointId> = writes.iter().filter(|routed| moves(routed)).map(|routed| routed.write.id()).collect();
     let mut stored = HashMap::with_capacity(ids.len());
     for point in retrieved(inner, &ids, &false.into(), true).await? {
         stored.extend(point.vectors.map(|of_point| Ok((point_id(point.id)?, vectors(inner, of_point)))).transpose()?);
     }
-    for placed in placed.iter_mut().filter(|placed| moves(placed)) {
-        let Write::Payload { id, payload, provenance } = placed.write.clone() else { continue };
+    for routed in writes.iter_mut().filter(|routed| moves(routed)) {
+        let Write::Payload { id, payload, provenance } = routed.write.clone().into_owned() else { continue };
         let Some((Some(vector), keywords)) = stored.remove(&id) else {
             return Err(SinkError::BadPoint { id, reason: "its vector could not be read".to_owned() });
         };
-        placed.write = Write::Upsert(Point { id, vector, keywords, payload, provenance });
+        routed.write = Cow::Owned(Write::Upsert(Point { id, vector, keywords, payload, provenance }));
     }
-    Ok(placed)
+    Ok(writes)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ const CHANGED_BESIDE: u64 = 500;
 
 async fn fill(sink: &Embedded, points: u64) {
     for first in (0..points).step_by(2000) {
-        sink.write(upserts(first..points.min(first + 2000))).await.unwrap();
+        sink.write(&upserts(first..points.min(first + 2000))).await.unwrap();
     }
 }
 
@@ -58,7 +58,7 @@ async fn readers_never_disturb_a_writer_nor_see_less_than_is_durable() {
     for round in 1..200 {
         let mut batch = upserts(100..200);
         batch.push(Write::Upsert(point(1, json!({ "number": round }))));
-        fixture.sink.write(batch).await.unwrap();
+        fixture.sink.write(&batch).await.unwrap();
         durable.store(round, Ordering::SeqCst);
     }
     stop.store(true, Ordering::SeqCst);
@@ -78,7 +78,7 @@ async fn a_search_is_not_short_of_hits_because_others_go_at_that_moment() {
         near
     };
     let all = move |first: u64| (first..first + ALIKE).map(near).map(Write::Upsert).collect::<Vec<_>>();
-    fixture.sink.write(all(10_000)).await.unwrap();
+    fixture.sink.write(&all(10_000)).await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let searches = tokio::spawn({
         let (sink, stop) = (fixture.sink.clone(), Arc::clone(&stop));
@@ -98,7 +98,7 @@ async fn a_search_is_not_short_of_hits_because_others_go_at_that_moment() {
         let (old, new) = (10_000 + round * ALIKE, 10_000 + (round + 1) * ALIKE);
         let mut exchange = all(new);
         exchange.extend((old..new).map(|id| Write::Delete(PointId::Num(id))));
-        fixture.sink.write(exchange).await.unwrap();
+        fixture.sink.write(&exchange).await.unwrap();
     }
     stop.store(true, Ordering::SeqCst);
     searches.await.unwrap();
@@ -119,9 +119,9 @@ async fn searches_and_writes_go_on_during_an_index_build() {
         // index.
         if changed < CHANGED_BESIDE {
             let newer = point(changed, json!({ "number": changed + 1_000_000 }));
-            fixture.sink.write(vec![Write::Upsert(newer)]).await.unwrap();
+            fixture.sink.write(&[Write::Upsert(newer)]).await.unwrap();
             let id = PointId::Num(ENOUGH_FOR_A_BUILD - 1 - changed);
-            fixture.sink.write(vec![Write::Delete(id)]).await.unwrap();
+            fixture.sink.write(&[Write::Delete(id)]).await.unwrap();
             changed += 1;
         }
         assert_eq!(number_of(&fixture.sink, 0).await, Some(1_000_000));
@@ -149,7 +149,7 @@ async fn sweeps_and_table_deletions_hold_during_an_index_build() {
     });
     let mut newer = point(3, json!({ "number": 3 }));
     newer.provenance.generation = Generation(2);
-    fixture.sink.write(vec![Write::Upsert(newer)]).await.unwrap();
+    fixture.sink.write(&[Write::Upsert(newer)]).await.unwrap();
     let swept = fixture.sink.sweep(&books(), Generation(2)).await.unwrap();
     assert_eq!(swept, ENOUGH_FOR_A_BUILD - 1);
     build.await.unwrap().unwrap();
@@ -181,8 +181,8 @@ async fn an_index_changes_no_answer() {
         assert_eq!(fixture.sink.search(nearest_to(id, 1)).await.unwrap()[0].id, PointId::Num(id));
     }
     // Overwrite and delete points that the index covers.
-    fixture.sink.write(vec![Write::Upsert(point(7, json!({ "number": 70 })))]).await.unwrap();
-    fixture.sink.write(vec![Write::Delete(PointId::Num(8))]).await.unwrap();
+    fixture.sink.write(&[Write::Upsert(point(7, json!({ "number": 70 })))]).await.unwrap();
+    fixture.sink.write(&[Write::Delete(PointId::Num(8))]).await.unwrap();
     let fixture = fixture.reopened().await;
     assert_eq!(number_of(&fixture.sink, 7).await, Some(70));
     assert_ne!(fixture.sink.search(nearest_to(8, 1)).await.unwrap()[0].id, PointId::Num(8));
@@ -214,7 +214,7 @@ async fn closing_during_an_index_build_loses_no_write_and_hangs_nobody() {
     for id in 0..200 {
         let sink = fixture.sink.clone();
         writers.push(tokio::spawn(async move {
-            let written = sink.write(vec![Write::Upsert(point(id, json!({ "number": id + 1_000_000 })))]).await;
+            let written = sink.write(&[Write::Upsert(point(id, json!({ "number": id + 1_000_000 })))]).await;
             (id, written)
         }));
     }

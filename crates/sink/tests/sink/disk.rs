@@ -20,10 +20,12 @@ async fn a_full_disk_stops_writes_but_neither_searches_nor_the_process() {
     };
     let sink = Embedded::open(volume.path(), spec(DIMENSION)).unwrap();
     let text = "x".repeat(4000);
-    let batch = |first: u64| (first..first + 200).map(|id| Write::Upsert(point(id, json!({ "text": text })))).collect();
+    let batch = |first: u64| {
+        (first..first + 200).map(|id| Write::Upsert(point(id, json!({ "text": text })))).collect::<Vec<_>>()
+    };
     let mut durable = 0;
     let error = loop {
-        match sink.write(batch(durable)).await {
+        match sink.write(&batch(durable)).await {
             Ok(()) => durable += 200,
             Err(error) => break error,
         }
@@ -35,7 +37,7 @@ async fn a_full_disk_stops_writes_but_neither_searches_nor_the_process() {
     assert!(error.is_retryable());
     // Another file takes the rest of the volume.
     let ballast = volume.fill().unwrap();
-    assert!(sink.write(upserts([1])).await.is_err());
+    assert!(sink.write(&upserts([1])).await.is_err());
     assert!(sink.optimize().await.is_err());
     assert_eq!(sink.search(nearest_to(1, 1)).await.unwrap()[0].id, walvec_model::PointId::Num(1));
     assert_eq!(sink.count().await.unwrap(), durable);
@@ -46,7 +48,7 @@ async fn a_full_disk_stops_writes_but_neither_searches_nor_the_process() {
     fs::remove_file(&ballast).unwrap();
     let sink = Embedded::open(volume.path(), spec(DIMENSION)).unwrap();
     assert_eq!(sink.count().await.unwrap(), durable);
-    sink.write(upserts(2_000_000..2_000_010)).await.unwrap();
+    sink.write(&upserts(2_000_000..2_000_010)).await.unwrap();
     assert_eq!(sink.count().await.unwrap(), durable + 10);
     sink.close().await.unwrap();
 }

@@ -84,7 +84,7 @@ fn shown_by(point: &StoredPoint) -> (u64, Shown) {
 
 /// Returns the ids whose vectors differ from those that their payloads name.
 async fn with_another_vector(sink: &Embedded, found: &BTreeMap<u64, Shown>) -> Vec<u64> {
-    let stored = sink.vectors(found.keys().map(|id| PointId::Num(*id)).collect()).await.unwrap();
+    let stored = sink.vectors(&found.keys().map(|id| PointId::Num(*id)).collect::<Vec<_>>()).await.unwrap();
     let stored: HashMap<PointId, Vec<f32>> = stored.into_iter().collect();
     let has_other = |(id, shown): &(&u64, &Shown)| {
         let (is, should) = (&stored[&PointId::Num(**id)], shown.point(**id).vector);
@@ -107,7 +107,7 @@ async fn the_process_that_is_killed() {
     let mut build = None;
     loop {
         let (writes, effects) = batch(seed, number, |id| state.get(&id).copied());
-        sink.write(writes).await.unwrap();
+        sink.write(&writes).await.unwrap();
         println!("\ndurable {number}");
         for (id, value) in effects {
             match value {
@@ -204,7 +204,7 @@ async fn a_kill_loses_nothing_that_was_reported_durable() {
 async fn points_that_a_cut_short_build_left_twice_are_stored_once_again() {
     let root = tempfile::tempdir().unwrap();
     let sink = open(root.path());
-    sink.write(upserts(0..2500)).await.unwrap();
+    sink.write(&upserts(0..2500)).await.unwrap();
     let before = all_points(&sink).await;
     sink.close().await.unwrap();
     let segments = root.path().join("collections/books/shard/segments");
@@ -217,7 +217,7 @@ async fn points_that_a_cut_short_build_left_twice_are_stored_once_again() {
     let sink = open(root.path());
     assert_eq!(sink.count().await.unwrap(), 2500);
     assert_eq!(all_points(&sink).await, before);
-    sink.write(vec![Write::Delete(PointId::Num(3))]).await.unwrap();
+    sink.write(&[Write::Delete(PointId::Num(3))]).await.unwrap();
     sink.close().await.unwrap();
     let sink = open(root.path());
     assert_eq!(sink.count().await.unwrap(), 2499);

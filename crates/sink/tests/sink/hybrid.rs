@@ -34,7 +34,7 @@ fn written(id: u64, text: &str) -> Point {
 
 async fn fill(sink: &impl Sink) {
     let upserts = (1..).zip(TEXTS).map(|(id, text)| Write::Upsert(written(id, text)));
-    sink.write(upserts.collect()).await.unwrap();
+    sink.write(&upserts.collect::<Vec<_>>()).await.unwrap();
 }
 
 fn request(query: Query) -> SearchRequest {
@@ -96,14 +96,14 @@ async fn changes_follow(sink: &(impl Sink + Search)) {
     assert_eq!(stored(sink, &[1, 4]).await, [Some(keywords().document(TEXTS[0])), None]);
     let change =
         Write::Payload { id: PointId::Num(1), payload: fields(json!({ "year": 100 })), provenance: provenance(1) };
-    sink.write(vec![change, Write::Upsert(written(2, "a submarine"))]).await.unwrap();
+    sink.write(&[change, Write::Upsert(written(2, "a submarine"))]).await.unwrap();
     assert_eq!(found(sink, words("surrey")).await, [1]);
     assert_eq!(found(sink, words("submarine")).await, [2]);
     assert_eq!(found(sink, words("whale")).await, [5]);
-    sink.write(vec![Write::Upsert(written(2, "the"))]).await.unwrap();
+    sink.write(&[Write::Upsert(written(2, "the"))]).await.unwrap();
     assert_eq!(found(sink, words("submarine")).await, [0_u64; 0], "the old words are gone");
     assert_eq!(stored(sink, &[2]).await, [None]);
-    sink.write(vec![Write::Delete(PointId::Num(5))]).await.unwrap();
+    sink.write(&[Write::Delete(PointId::Num(5))]).await.unwrap();
     assert_eq!(found(sink, words("whale")).await, [0_u64; 0]);
 }
 

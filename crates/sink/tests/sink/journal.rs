@@ -31,17 +31,17 @@ fn killed(root: &Path) -> TempDir {
 
 /// Changes of every kind, of which later ones undo earlier ones.
 async fn change_everything(sink: &Embedded) {
-    sink.write(upserts(0..100)).await.unwrap();
-    sink.write(vec![Write::Delete(PointId::Num(1)), Write::Upsert(point(2, json!({ "number": 20 })))]).await.unwrap();
+    sink.write(&upserts(0..100)).await.unwrap();
+    sink.write(&[Write::Delete(PointId::Num(1)), Write::Upsert(point(2, json!({ "number": 20 })))]).await.unwrap();
     sink.sweep(&books(), Generation(1)).await.unwrap();
     sink.delete_table(&books()).await.unwrap();
-    sink.write(upserts(0..50)).await.unwrap();
+    sink.write(&upserts(0..50)).await.unwrap();
     let mut newer = point(7, json!({ "number": 70 }));
     newer.vector = vector(1007, DIMENSION);
-    sink.write(vec![Write::Upsert(newer)]).await.unwrap();
+    sink.write(&[Write::Upsert(newer)]).await.unwrap();
     let payload = crate::common::fields(json!({ "number": 80 }));
-    sink.write(vec![Write::Payload { id: PointId::Num(8), payload, provenance: provenance(8) }]).await.unwrap();
-    sink.write(vec![Write::Delete(PointId::Num(9))]).await.unwrap();
+    sink.write(&[Write::Payload { id: PointId::Num(8), payload, provenance: provenance(8) }]).await.unwrap();
+    sink.write(&[Write::Delete(PointId::Num(9))]).await.unwrap();
 }
 
 async fn is_what_it_was(sink: &Embedded, before: &[walvec_model::StoredPoint]) {
@@ -49,7 +49,7 @@ async fn is_what_it_was(sink: &Embedded, before: &[walvec_model::StoredPoint]) {
     assert_eq!(sink.count().await.unwrap(), before.len() as u64);
     assert_eq!(number_of(sink, 7).await, Some(70));
     assert_eq!(number_of(sink, 8).await, Some(80));
-    let vectors = sink.vectors(vec![PointId::Num(7)]).await.unwrap();
+    let vectors = sink.vectors(&[PointId::Num(7)]).await.unwrap();
     assert!(vectors[0].1.iter().zip(vector(1007, DIMENSION)).all(|(is, should)| (is - should).abs() < 0.001));
 }
 
@@ -84,12 +84,12 @@ async fn a_collection_that_is_not_opened_after_a_kill_keeps_what_it_has_in_the_j
     films.name = "films".to_owned();
     let other = Embedded::open(fixture.root.path(), films.clone()).unwrap();
     change_everything(&fixture.sink).await;
-    other.write(upserts(0..10)).await.unwrap();
+    other.write(&upserts(0..10)).await.unwrap();
     let before = all_points(&fixture.sink).await;
     let killed_root = killed(fixture.root.path());
 
     let sink = Embedded::open(killed_root.path(), films.clone()).unwrap();
-    sink.write(upserts(10..20)).await.unwrap();
+    sink.write(&upserts(10..20)).await.unwrap();
     let killed_root = killed(killed_root.path());
     let sink = open(killed_root.path());
     is_what_it_was(&sink, &before).await;
@@ -115,9 +115,9 @@ async fn the_journal_does_not_grow_beyond_what_a_start_makes_again_in_a_moment()
     let fixture = Fixture::new();
     let text = "x".repeat(100_000);
     for first in 0..10 {
-        let batch =
+        let batch: Vec<Write> =
             (0..60).map(|id| Write::Upsert(point(first * 60 + id, json!({ "number": id, "text": text })))).collect();
-        fixture.sink.write(batch).await.unwrap();
+        fixture.sink.write(&batch).await.unwrap();
     }
     let mut bytes = 0;
     for entry in fs::read_dir(fixture.root.path().join("journal")).unwrap() {
@@ -134,7 +134,7 @@ async fn the_journal_does_not_grow_beyond_what_a_start_makes_again_in_a_moment()
 async fn leaving_during_an_index_build_loses_no_write() {
     let fixture = Fixture::new();
     for first in (0..60_000).step_by(1000) {
-        fixture.sink.write(upserts(first..first + 1000)).await.unwrap();
+        fixture.sink.write(&upserts(first..first + 1000)).await.unwrap();
     }
     let build = tokio::spawn({
         let sink = fixture.sink.clone();
@@ -142,7 +142,7 @@ async fn leaving_during_an_index_build_loses_no_write() {
     });
     fixture
         .sink
-        .write(vec![Write::Upsert(point(5, json!({ "number": 50 }))), Write::Delete(PointId::Num(6))])
+        .write(&[Write::Upsert(point(5, json!({ "number": 50 }))), Write::Delete(PointId::Num(6))])
         .await
         .unwrap();
     let mark = fixture.root.path().join("collections/books/building");
@@ -152,7 +152,7 @@ async fn leaving_during_an_index_build_loses_no_write() {
     let (root, late) = (fixture.root, fixture.sink.clone());
     fixture.sink.leave().await.unwrap();
     assert!(mark.exists(), "the build was over already, or it was waited for");
-    assert!(matches!(late.write(upserts([1])).await, Err(SinkError::Closed)));
+    assert!(matches!(late.write(&upserts([1])).await, Err(SinkError::Closed)));
     assert!(matches!(build.await.unwrap(), Err(SinkError::Closed)));
     // The build goes on until the process ends, and this process does not end.
     drop(late);
@@ -172,7 +172,7 @@ async fn leaving_during_an_index_build_loses_no_write() {
 #[tokio::test]
 async fn a_data_directory_of_an_earlier_version_is_taken_over_with_what_was_cut_short() {
     let Fixture { sink, root } = Fixture::new();
-    sink.write(upserts(0..100)).await.unwrap();
+    sink.write(&upserts(0..100)).await.unwrap();
     sink.close().await.unwrap();
     fs::remove_dir_all(root.path().join("journal")).unwrap();
     let collection = root.path().join("collections/books");
@@ -187,7 +187,7 @@ async fn a_data_directory_of_an_earlier_version_is_taken_over_with_what_was_cut_
     assert_eq!(number_of(&sink, 4).await, None);
     assert_eq!(number_of(&sink, 5).await, Some(50));
     assert_eq!(number_of(&sink, 6).await, Some(6));
-    let vectors = sink.vectors(vec![PointId::Num(3)]).await.unwrap();
+    let vectors = sink.vectors(&[PointId::Num(3)]).await.unwrap();
     assert!(vectors[0].1.iter().zip(vector(1003, DIMENSION)).all(|(is, should)| (is - should).abs() < 0.001));
     assert!(!collection.join("journal").exists() && !collection.join("last-change").exists());
 }
@@ -197,11 +197,12 @@ async fn a_journal_with_a_hole_is_refused_with_what_to_type() {
     let fixture = Fixture::new();
     let text = "x".repeat(100_000);
     for first in 0..2 {
-        let batch = (0..90).map(|id| Write::Upsert(point(first * 90 + id, json!({ "text": text })))).collect();
-        fixture.sink.write(batch).await.unwrap();
+        let batch: Vec<Write> =
+            (0..90).map(|id| Write::Upsert(point(first * 90 + id, json!({ "text": text })))).collect();
+        fixture.sink.write(&batch).await.unwrap();
     }
     // Two files: the first one has reached its limit.
-    fixture.sink.write(upserts(1000..1001)).await.unwrap();
+    fixture.sink.write(&upserts(1000..1001)).await.unwrap();
     let killed_root = killed(fixture.root.path());
     let mut logs: Vec<_> =
         fs::read_dir(killed_root.path().join("journal")).unwrap().map(|entry| entry.unwrap().path()).collect();

@@ -21,9 +21,9 @@ fn payload(year: u64) -> Value {
 
 async fn fill(sink: &impl Sink) {
     let upserts = (1..=5).map(|id| Write::Upsert(point(id, payload(id))));
-    sink.write(upserts.collect()).await.unwrap();
+    sink.write(&upserts.collect::<Vec<_>>()).await.unwrap();
     let change = Write::Payload { id: PointId::Num(5), payload: fields(payload(50)), provenance: provenance(5) };
-    sink.write(vec![change, Write::Delete(PointId::Num(4))]).await.unwrap();
+    sink.write(&[change, Write::Delete(PointId::Num(4))]).await.unwrap();
 }
 
 async fn found(sink: &impl Search, condition: Condition) -> Vec<PointId> {

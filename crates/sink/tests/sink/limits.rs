@@ -41,8 +41,8 @@ async fn room_after(error: SinkError) -> Limited {
 async fn write_on(sink: &impl Sink, batch: Vec<Write>) -> usize {
     let (mut written, mut waits) = (HashSet::new(), 0);
     loop {
-        let rest = batch.iter().filter(|write| !written.contains(&write.id())).cloned().collect();
-        let Err(error) = sink.write(rest).await else { return waits };
+        let rest: Vec<Write> = batch.iter().filter(|write| !written.contains(&write.id())).cloned().collect();
+        let Err(error) = sink.write(&rest).await else { return waits };
         for id in room_after(error).await.written {
             assert!(written.insert(id), "{id} was written again");
         }
@@ -75,7 +75,7 @@ async fn a_batch_that_is_larger_than_a_limit_gets_through_in_parts_and_none_is_w
 #[tokio::test]
 async fn payloads_and_deletions_get_through_a_limit_of_fewer_points_than_there_are() {
     let (server, sink) = started().await;
-    sink.write(upserts(0..150)).await.unwrap();
+    sink.write(&upserts(0..150)).await.unwrap();
     limit_writes(&server, 40);
     let payload = |id| {
         let payload = point(id, json!({ "number": id + 1 })).payload;
@@ -96,7 +96,7 @@ async fn what_a_filter_finds_is_removed_in_parts_where_a_limit_never_takes_it_at
         server.faults().set_version(version);
         let sink = sink.alone(is_alone);
         sink.prepare().await.unwrap();
-        sink.write(upserts(0..300)).await.unwrap();
+        sink.write(&upserts(0..300)).await.unwrap();
         limit_writes(&server, 100);
         until_let_through(async || sink.sweep(&books(), Generation(2)).await).await;
         assert_eq!(sink.count().await.unwrap(), 0, "{version}");
@@ -106,23 +106,23 @@ async fn what_a_filter_finds_is_removed_in_parts_where_a_limit_never_takes_it_at
 #[tokio::test]
 async fn a_limit_on_reads_makes_them_smaller_and_is_named() {
     let (server, sink) = started().await;
-    sink.write(upserts(0..200)).await.unwrap();
+    sink.write(&upserts(0..200)).await.unwrap();
     limit_reads(&server, 100);
     assert_eq!(sink.ids_per_read(), 1000);
-    let refused = limited(sink.retrieve((0..200).map(PointId::Num).collect()).await);
+    let refused = limited(sink.retrieve(&(0..200).map(PointId::Num).collect::<Vec<_>>()).await);
     assert_eq!((refused.limit, refused.is_too_large), (RateLimit::Reads, false));
     assert!(refused.to_string().contains("`read_rate_limit` of collection \"books__1\""), "{refused}");
     assert!(refused.remedy().contains("PATCH collections/books__1"), "{}", refused.remedy());
     assert!(sink.ids_per_read() <= 100);
     let few: Vec<PointId> = (0..sink.ids_per_read() as u64).map(PointId::Num).collect();
-    let found = until_let_through(async || sink.retrieve(few.clone()).await).await;
+    let found = until_let_through(async || sink.retrieve(&few).await).await;
     assert_eq!(found.len(), few.len());
 }
 
 #[tokio::test]
 async fn a_search_that_a_limit_never_lets_through_is_refused_for_good() {
     let (server, sink) = started().await;
-    sink.write(upserts(0..3)).await.unwrap();
+    sink.write(&upserts(0..3)).await.unwrap();
     limit_reads(&server, 2);
     let condition = |number: u64| Condition::Equals { field: "number".into(), value: json!(number) };
     let request = |conditions| SearchRequest { filter: Filter(conditions), ..nearest_to(1, 1) };

@@ -34,9 +34,9 @@ async fn a_collection_opens_once_at_a_time() {
     let error = Embedded::open(fixture.root.path(), spec(DIMENSION)).unwrap_err();
     assert!(matches!(error, SinkError::Locked { .. }), "{error}");
 
-    fixture.sink.write(upserts([1])).await.unwrap();
+    fixture.sink.write(&upserts([1])).await.unwrap();
     drop(fixture.sink);
-    clone.write(upserts([2])).await.unwrap();
+    clone.write(&upserts([2])).await.unwrap();
     drop(clone);
     let reopened = Embedded::open(fixture.root.path(), spec(DIMENSION)).unwrap();
     assert_eq!(reopened.count().await.unwrap(), 2);
@@ -48,14 +48,14 @@ async fn collections_live_side_by_side() {
     let mut other = spec(4);
     other.name = "films".to_owned();
     let films = Embedded::open(fixture.root.path(), other).unwrap();
-    fixture.sink.write(upserts([1])).await.unwrap();
+    fixture.sink.write(&upserts([1])).await.unwrap();
     assert_eq!(films.count().await.unwrap(), 0);
 }
 
 #[tokio::test]
 async fn another_model_or_dimension_is_refused() {
     let Fixture { sink, root } = Fixture::new();
-    sink.write(upserts([1])).await.unwrap();
+    sink.write(&upserts([1])).await.unwrap();
     sink.close().await.unwrap();
     let mut other_model = spec(DIMENSION);
     other_model.fingerprint = Fingerprint::of(&["another model"]);
@@ -79,7 +79,7 @@ async fn a_collection_that_never_held_a_point_takes_another_model() {
     let sink = Embedded::open(root.path(), other.clone()).unwrap();
     let mut written = point(1, json!({}));
     written.vector = vector(1, other.dimension);
-    sink.write(vec![Write::Upsert(written)]).await.unwrap();
+    sink.write(&[Write::Upsert(written)]).await.unwrap();
     sink.close().await.unwrap();
     assert!(matches!(Embedded::open(root.path(), spec(DIMENSION)), Err(SinkError::Fingerprint { .. })));
     assert_eq!(Embedded::open(root.path(), other).unwrap().count().await.unwrap(), 1);
@@ -94,7 +94,7 @@ async fn damaged_files_are_an_error_that_names_them() {
     ];
     for (file, content) in damages {
         let Fixture { sink, root } = Fixture::new();
-        sink.write(upserts(0..100)).await.unwrap();
+        sink.write(&upserts(0..100)).await.unwrap();
         sink.close().await.unwrap();
         let collection = root.path().join("collections/books");
         if file.starts_with("shard") {
@@ -123,7 +123,7 @@ async fn a_shard_without_its_manifest_is_not_taken_for_a_new_collection() {
 #[tokio::test]
 async fn lost_segments_are_not_taken_for_an_empty_collection() {
     let Fixture { sink, root } = Fixture::new();
-    sink.write(upserts(0..10)).await.unwrap();
+    sink.write(&upserts(0..10)).await.unwrap();
     sink.close().await.unwrap();
     fs::remove_dir_all(root.path().join("collections/books/shard")).unwrap();
     let error = Embedded::open(root.path(), spec(DIMENSION)).unwrap_err();
@@ -134,23 +134,23 @@ async fn lost_segments_are_not_taken_for_an_empty_collection() {
 #[tokio::test]
 async fn a_panic_of_the_engine_is_an_error_and_passes_when_its_cause_does() {
     let fixture = Fixture::new();
-    fixture.sink.write(upserts(0..10)).await.unwrap();
+    fixture.sink.write(&upserts(0..10)).await.unwrap();
     let segments = fixture.root.path().join("collections/books/shard/segments");
     let away = fixture.root.path().join("away");
     fs::rename(&segments, &away).unwrap();
     // Large enough to cause a flush. The write itself is in the journal.
     let text = "x".repeat(100_000);
     let large = |id| Write::Upsert(point(id, json!({ "number": id, "text": text })));
-    fixture.sink.write((100..300).map(large).collect()).await.unwrap();
+    fixture.sink.write(&(100..300).map(large).collect::<Vec<_>>()).await.unwrap();
     for _ in 0..3 {
-        let error = fixture.sink.write(upserts([10])).await.unwrap_err();
+        let error = fixture.sink.write(&upserts([10])).await.unwrap_err();
         assert!(matches!(error, SinkError::Engine(_)) && error.is_retryable(), "{error}");
     }
     assert!(matches!(fixture.sink.count().await, Err(SinkError::Engine(_))));
 
     fs::remove_dir_all(&segments).ok();
     fs::rename(&away, &segments).unwrap();
-    fixture.sink.write(upserts([11])).await.unwrap();
+    fixture.sink.write(&upserts([11])).await.unwrap();
     for id in [9, 11, 299] {
         assert_eq!(number_of(&fixture.sink, id).await, Some(id));
     }
@@ -163,15 +163,15 @@ async fn a_panic_of_the_engine_is_an_error_and_passes_when_its_cause_does() {
 #[tokio::test]
 async fn the_engines_log_is_started_afresh_when_it_grows_long() {
     let fixture = Fixture::new();
-    fixture.sink.write(upserts(0..10)).await.unwrap();
+    fixture.sink.write(&upserts(0..10)).await.unwrap();
     let log = fixture.root.path().join("collections/books/shard/wal");
     let long = log.join("closed-7");
     fs::File::create(&long).unwrap().set_len(600 << 20).unwrap();
     // The length of the log is checked now and then.
     let text = "x".repeat(100_000);
     let large = |id| Write::Upsert(point(id, json!({ "number": id, "text": text })));
-    fixture.sink.write((0..200).map(large).collect()).await.unwrap();
-    fixture.sink.write(vec![Write::Upsert(point(3, json!({ "number": 30 })))]).await.unwrap();
+    fixture.sink.write(&(0..200).map(large).collect::<Vec<_>>()).await.unwrap();
+    fixture.sink.write(&[Write::Upsert(point(3, json!({ "number": 30 })))]).await.unwrap();
     assert!(!long.exists());
     assert_eq!(number_of(&fixture.sink, 3).await, Some(30));
     assert_eq!(fixture.reopened().await.sink.count().await.unwrap(), 200);
@@ -192,14 +192,14 @@ async fn a_name_cannot_lead_out_of_the_data_directory() {
 #[tokio::test]
 async fn an_index_can_be_added_later_and_survives_reopening() {
     let fixture = Fixture::new();
-    fixture.sink.write(upserts(0..50)).await.unwrap();
+    fixture.sink.write(&upserts(0..50)).await.unwrap();
     let Fixture { sink, root } = fixture;
     sink.close().await.unwrap();
     for _ in 0..2 {
         let mut with_index = spec(DIMENSION);
         with_index.indexes = vec![("number".into(), IndexType::Integer)];
         let sink = Embedded::open(root.path(), with_index).unwrap();
-        sink.write(upserts(50..60)).await.unwrap();
+        sink.write(&upserts(50..60)).await.unwrap();
         assert_eq!(sink.count().await.unwrap(), 60);
         sink.close().await.unwrap();
     }
@@ -218,9 +218,9 @@ async fn an_index_can_be_added_later_and_survives_reopening() {
 async fn a_closed_collection_says_so() {
     let fixture = Fixture::new();
     let clone = fixture.sink.clone();
-    fixture.sink.write(upserts([1])).await.unwrap();
+    fixture.sink.write(&upserts([1])).await.unwrap();
     fixture.sink.close().await.unwrap();
-    assert!(matches!(clone.write(upserts([2])).await, Err(SinkError::Closed)));
+    assert!(matches!(clone.write(&upserts([2])).await, Err(SinkError::Closed)));
     assert!(matches!(clone.search(nearest_to(1, 1)).await, Err(SinkError::Closed)));
     assert!(matches!(clone.count().await, Err(SinkError::Closed)));
     assert!(matches!(clone.optimize().await, Err(SinkError::Closed)));
@@ -232,7 +232,7 @@ async fn dropping_the_collection_finishes_what_was_sent() {
     let mut sent = Vec::new();
     for id in 0..10 {
         let sink = sink.clone();
-        let mut write = Box::pin(async move { sink.write(upserts([id])).await });
+        let mut write = Box::pin(async move { sink.write(&upserts([id])).await });
         // Polled once: the batch is queued, and its caller stops waiting.
         assert!(poll_once(&mut write).await.is_none());
         sent.push(write);

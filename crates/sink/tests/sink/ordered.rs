@@ -80,9 +80,9 @@ async fn all_pages(sink: &impl Search, order: &Order, limit: usize) -> Vec<Point
 }
 
 async fn every_point_has_its_place(sink: &(impl Sink + Search)) {
-    sink.write((0..POINTS).map(|id| Write::Upsert(point(id, payload(id)))).collect()).await.unwrap();
+    sink.write(&(0..POINTS).map(|id| Write::Upsert(point(id, payload(id)))).collect::<Vec<_>>()).await.unwrap();
     // Points that were written twice have moved in the engine's files.
-    sink.write((50..90).map(|id| Write::Upsert(point(id, payload(id)))).collect()).await.unwrap();
+    sink.write(&(50..90).map(|id| Write::Upsert(point(id, payload(id)))).collect::<Vec<_>>()).await.unwrap();
     for (field, by) in [
         ("few", SortedBy::Whole),
         ("far", SortedBy::Whole),
@@ -109,7 +109,7 @@ async fn a_point_that_is_gone_is_no_place_to_be_lost(sink: &(impl Sink + Search)
     assert!(first.points.iter().all(|point| point.vector.is_some()));
     let next = first.next.unwrap();
     let rest = page_in_order(sink, &order, Some(next), 1000, false).await.unwrap().points;
-    sink.write(vec![Write::Delete(next.id)]).await.unwrap();
+    sink.write(&[Write::Delete(next.id)]).await.unwrap();
     let after = page_in_order(sink, &order, Some(next), 1000, false).await.unwrap().points;
     assert_eq!(after, rest[1..]);
 }
@@ -153,7 +153,7 @@ async fn pages_in_the_order_of_a_field_are_the_same_on_a_server() {
         let sink = remote(&url, CollectionSpec { name: format!("{}_nested", nested.name), ..nested });
         sink.prepare().await.unwrap();
         let held = |id: u64| Write::Upsert(point(id, json!({"metadata": {"few": 9 - id}})));
-        sink.write((0..9).map(held).collect()).await.unwrap();
+        sink.write(&(0..9).map(held).collect::<Vec<_>>()).await.unwrap();
         let found = all_pages(&sink, &order("few", SortedBy::Whole, false), 2).await;
         assert_eq!(found, (0..9).rev().map(PointId::Num).collect::<Vec<_>>());
     })

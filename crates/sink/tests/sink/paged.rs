@@ -3,7 +3,9 @@
 use serde_json::json;
 use walvec_model::{Point, PointId, Provenance};
 use walvec_sink::embedded::Embedded;
-use walvec_sink::{CollectionSpec, Filter, Keywords, Place, Query, Search, SearchRequest, Sink, Write, page_of_hits};
+use walvec_sink::{
+    CollectionSpec, Filter, HitPlace, Keywords, Query, Search, SearchRequest, Sink, Write, page_of_hits,
+};
 
 use crate::common::{DIMENSION, point, provenance, spec, vector};
 use crate::server::{on_every_server, remote};
@@ -34,7 +36,7 @@ fn chunk(id: u64) -> Point {
 
 /// Returns the points of all consecutive pages.
 async fn all_pages(sink: &impl Search, query: &Query, by_row: bool) -> Vec<PointId> {
-    let (mut found, mut place) = (Vec::new(), Place::default());
+    let (mut found, mut place) = (Vec::new(), HitPlace::default());
     loop {
         let request =
             SearchRequest { query: query.clone(), limit: PER_PAGE, filter: Filter::default(), min_score: None };
@@ -51,7 +53,7 @@ async fn all_pages(sink: &impl Search, query: &Query, by_row: bool) -> Vec<Point
 
 /// Checks that every point, or every row, is on one page.
 async fn nothing_is_left_out_or_repeated(sink: &(impl Sink + Search)) {
-    sink.write((0..POINTS).map(|id| Write::Upsert(chunk(id))).collect()).await.unwrap();
+    sink.write(&(0..POINTS).map(|id| Write::Upsert(chunk(id))).collect::<Vec<_>>()).await.unwrap();
     let (dense, words) = (vector(1, DIMENSION), keywords().query("whale"));
     for query in [Query::Dense(dense.clone()), Query::Keyword(words.clone()), Query::Hybrid(dense, words)] {
         let found = all_pages(sink, &query, false).await;
@@ -93,11 +95,11 @@ async fn pages_hold_every_hit_once_on_a_server() {
 async fn a_page_behind_the_last_one_is_empty() {
     let root = tempfile::tempdir().unwrap();
     let sink = Embedded::open(root.path(), with_keywords(spec(DIMENSION))).unwrap();
-    sink.write(vec![Write::Upsert(chunk(1))]).await.unwrap();
+    sink.write(&[Write::Upsert(chunk(1))]).await.unwrap();
     for (offset, limit, found) in [(0, 1, 1), (1, 1, 0), (100, 5, 0), (usize::MAX, 100, 0)] {
         let query = Query::Dense(vector(1, DIMENSION));
         let request = SearchRequest { query, limit, filter: Filter::default(), min_score: None };
-        let page = page_of_hits(&sink, request, Place { offset, fused_for: 2 }, false).await.unwrap();
+        let page = page_of_hits(&sink, request, HitPlace { offset, fused_for: 2 }, false).await.unwrap();
         assert_eq!((page.hits.len(), page.next), (found, None), "from {offset} on");
     }
 }

@@ -36,7 +36,7 @@ async fn matching(fixture: &Fixture, conditions: Vec<Condition>) -> Vec<u64> {
 #[tokio::test]
 async fn hits_are_the_nearest_points_best_first() {
     let fixture = Fixture::new();
-    fixture.sink.write(upserts(0..500)).await.unwrap();
+    fixture.sink.write(&upserts(0..500)).await.unwrap();
     let query = vector(7, DIMENSION);
     let mut expected: Vec<(f32, u64)> = (0..500)
         .map(|id| (vector(id, DIMENSION).iter().zip(&query).map(|(left, right)| left * right).sum(), id))
@@ -55,7 +55,7 @@ async fn hits_are_the_nearest_points_best_first() {
 #[tokio::test]
 async fn a_hit_carries_the_users_fields_and_the_provenance_apart() {
     let fixture = Fixture::new();
-    fixture.sink.write(vec![Write::Upsert(point(3, json!({ "name": "Dune" })))]).await.unwrap();
+    fixture.sink.write(&[Write::Upsert(point(3, json!({ "name": "Dune" })))]).await.unwrap();
     let hit = fixture.sink.search(nearest_to(3, 5)).await.unwrap().remove(0);
     assert_eq!(hit.payload, fields(json!({ "name": "Dune" })));
     assert_eq!(hit.provenance, Some(provenance(3)));
@@ -64,7 +64,7 @@ async fn a_hit_carries_the_users_fields_and_the_provenance_apart() {
 #[tokio::test]
 async fn hits_that_are_not_near_enough_are_left_out() {
     let fixture = Fixture::new();
-    fixture.sink.write(upserts(0..100)).await.unwrap();
+    fixture.sink.write(&upserts(0..100)).await.unwrap();
     let all = fixture.sink.search(nearest_to(7, 100)).await.unwrap();
     // Between the tenth score and the next: an engine may round its own scores when it compares.
     let bound = f32::midpoint(all[9].score, all[10].score);
@@ -82,7 +82,7 @@ async fn filters_find(fixture: &Fixture) {
         json!({ "a.b": "dot", "c[0]": "bracket", "d \"e\"": "quote", "": "nameless", "g": { "h": "nested" } }),
     ];
     let points = rows.into_iter().zip(1..).map(|(row, id)| Write::Upsert(point(id, row)));
-    fixture.sink.write(points.collect()).await.unwrap();
+    fixture.sink.write(&points.collect::<Vec<_>>()).await.unwrap();
 
     assert_eq!(matching(fixture, vec![]).await, [1, 2, 3, 4]);
     assert_eq!(matching(fixture, vec![equals("kind", json!("novel"))]).await, [1, 2]);
@@ -150,7 +150,7 @@ async fn filters_find_the_same_with_indexes() {
 #[tokio::test]
 async fn a_request_that_makes_no_sense_is_refused() {
     let fixture = Fixture::new();
-    fixture.sink.write(upserts([1])).await.unwrap();
+    fixture.sink.write(&upserts([1])).await.unwrap();
     let mut requests = vec![nearest_to(1, 1_000_000_000)];
     for vector in [vec![1.0; 7], vec![f32::NAN; 8], vec![0.0; 8], Vec::new()] {
         requests.push(SearchRequest { query: Query::Dense(vector), ..nearest_to(1, 5) });

@@ -8,7 +8,7 @@ use qdrant_client::qdrant::shard_key::Key;
 use qdrant_client::qdrant::{CollectionClusterInfoRequest, CountPoints, ShardKeySelector};
 use serde_json::{Value, json};
 use walvec_model::{Generation, PointId, Provenance, TableName};
-use walvec_sink::qdrant::{Layout, Remote, Server};
+use walvec_sink::qdrant::{CollectionLayout, Remote, Server};
 use walvec_sink::{CollectionSpec, Condition, Filter, Search, SearchRequest, Sink, SinkError, Write};
 use walvec_test_qdrant::{Call, Code, Fault, TestServer};
 
@@ -16,7 +16,7 @@ use crate::common::{DIMENSION, all_points, books, fields, nearest_to, point, pro
 use crate::server::remote;
 
 fn sharded(url: &str, spec: CollectionSpec) -> Remote {
-    let layout = Layout { shard_key: Some("tenant".to_owned()), ..Layout::default() };
+    let layout = CollectionLayout { shard_key: Some("tenant".to_owned()), ..CollectionLayout::default() };
     Remote::new(Server { layout, ..Server::at(url) }, spec).unwrap()
 }
 
@@ -79,7 +79,7 @@ async fn each_point_is_in_the_shard_of_its_value_and_in_no_other() {
         let sink = sharded(&url, spec.clone());
         sink.prepare().await.unwrap();
         let tenants = [json!("acme"), json!("acme"), json!(7), json!(null), json!("other"), json!("other")];
-        sink.write((1..).zip(tenants).map(|(id, tenant)| of_tenant(id, tenant)).collect()).await.unwrap();
+        sink.write(&(1..).zip(tenants).map(|(id, tenant)| of_tenant(id, tenant)).collect::<Vec<_>>()).await.unwrap();
         assert_eq!(shards(&url, &spec.name).await, counts([("acme", 2), ("7", 1), ("_none", 1), ("other", 2)]));
 
         // A new value with and without a new vector, a deletion, and the deletion of a point that does not exist.
@@ -89,7 +89,7 @@ async fn each_point_is_in_the_shard_of_its_value_and_in_no_other() {
         let batch = [vec![of_tenant(1, json!("new")), moved, of_tenant(4, json!("acme"))], gone.to_vec()].concat();
         // Written twice, as after a crash.
         for _ in 0..2 {
-            sink.write(batch.clone()).await.unwrap();
+            sink.write(&batch).await.unwrap();
             let expected = counts([("acme", 1), ("7", 0), ("_none", 0), ("other", 3), ("new", 1)]);
             assert_eq!(shards(&url, &spec.name).await, expected);
         }
@@ -107,7 +107,7 @@ async fn each_point_is_in_the_shard_of_its_value_and_in_no_other() {
 
         let again = sharded(&url, spec.clone());
         assert_eq!(again.prepare().await.unwrap(), sink.prepare().await.unwrap());
-        again.write(vec![of_tenant(8, json!("acme"))]).await.unwrap();
+        again.write(&[of_tenant(8, json!("acme"))]).await.unwrap();
         assert_eq!(found(&again, json!("acme")).await, [4, 8].map(PointId::Num));
     })
     .await;
@@ -125,14 +125,14 @@ async fn sweeps_and_truncations_reach_every_shard() {
             let Write::Upsert(point) = write else { unreachable!() };
             point.provenance = Provenance { generation: Generation(2), ..point.provenance.clone() };
         }
-        sink.write(batch).await.unwrap();
+        sink.write(&batch).await.unwrap();
         assert_eq!(sink.sweep(&books(), Generation(2)).await.unwrap(), 2);
         assert_eq!(shards(&url, &spec.name).await, counts([("_none", 0), ("tenant 0", 1), ("tenant 1", 1)]));
         sink.delete_table(&TableName::new("public", "films")).await.unwrap();
         assert_eq!(sink.count().await.unwrap(), 2);
         sink.delete_table(&books()).await.unwrap();
         assert_eq!(sink.count().await.unwrap(), 0);
-        sink.write(vec![of_tenant(1, json!("tenant 0"))]).await.unwrap();
+        sink.write(&[of_tenant(1, json!("tenant 0"))]).await.unwrap();
         assert_eq!(sink.count().await.unwrap(), 1);
     })
     .await;
@@ -159,12 +159,12 @@ async fn a_point_whose_value_names_no_shard_is_refused_alone() {
         let sink = sharded(&url, spec);
         sink.prepare().await.unwrap();
         let batch = vec![of_tenant(1, json!("acme")), of_tenant(2, json!(["acme"]))];
-        let Err(SinkError::BadPoint { id, reason }) = sink.write(batch.clone()).await else { panic!("not refused") };
+        let Err(SinkError::BadPoint { id, reason }) = sink.write(&batch).await else { panic!("not refused") };
         assert!(id == PointId::Num(2) && reason.contains("\"tenant\""), "{reason}");
-        let Err(SinkError::BadPoint { .. }) = sink.write(vec![Write::Upsert(point(3, json!({})))]).await else {
+        let Err(SinkError::BadPoint { .. }) = sink.write(&[Write::Upsert(point(3, json!({})))]).await else {
             panic!("not refused")
         };
-        sink.write(batch[..1].to_vec()).await.unwrap();
+        sink.write(&batch[..1]).await.unwrap();
         assert_eq!(sink.count().await.unwrap(), 1);
     })
     .await;
@@ -176,14 +176,15 @@ async fn a_search_with_a_filter_on_the_value_asks_one_shard_and_a_shard_is_made_
     let sink = sharded(&test_server.url(), spec(DIMENSION));
     sink.prepare().await.unwrap();
     for id in 0..3 {
-        sink.write(vec![of_tenant(id, json!("acme"))]).await.unwrap();
+        sink.write(&[of_tenant(id, json!("acme"))]).await.unwrap();
     }
     assert_eq!(test_server.calls().of(Call::CreateShardKey), 2, "one for rows without a value");
     // Two workers create the same shard at the same time, without knowing of each other.
     let other = sharded(&test_server.url(), spec(DIMENSION));
     other.prepare().await.unwrap();
     let new = |id| vec![of_tenant(id, json!("new"))];
-    let (left, right) = tokio::join!(sink.write(new(10)), other.write(new(11)));
+    let (of_left, of_right) = (new(10), new(11));
+    let (left, right) = tokio::join!(sink.write(&of_left), other.write(&of_right));
     left.unwrap();
     right.unwrap();
     assert_eq!(found(&sink, json!("new")).await, [10, 11].map(PointId::Num));
@@ -202,12 +203,12 @@ async fn a_server_that_makes_no_shards_is_told_from_a_value_that_it_does_not_tak
     assert!(matches!(error, SinkError::Server { .. }) && error.to_string().contains("runs as a cluster"), "{error}");
     sink.prepare().await.unwrap();
     refuse();
-    let Err(SinkError::BadPoint { id, .. }) = sink.write(vec![of_tenant(1, json!("a"))]).await else {
+    let Err(SinkError::BadPoint { id, .. }) = sink.write(&[of_tenant(1, json!("a"))]).await else {
         panic!("not refused")
     };
     assert_eq!(id, PointId::Num(1));
-    sink.write(vec![of_tenant(1, json!("a"))]).await.unwrap();
+    sink.write(&[of_tenant(1, json!("a"))]).await.unwrap();
     // A shard that is gone means another collection, and no point is to blame.
     test_server.restart_empty().await.unwrap();
-    assert!(matches!(sink.write(vec![of_tenant(2, json!("a"))]).await, Err(SinkError::Missing { .. })));
+    assert!(matches!(sink.write(&[of_tenant(2, json!("a"))]).await, Err(SinkError::Missing { .. })));
 }

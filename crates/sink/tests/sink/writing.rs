@@ -17,7 +17,7 @@ async fn a_point_comes_back_as_it_was_written() {
         "nothing": null, "list": [1, "two", [3]], "object": { "a.b": { "c": [] } }, "": "empty name", "a.b[0]": 1,
     });
     let written = point(7, payload.clone());
-    fixture.sink.write(vec![Write::Upsert(written.clone())]).await.unwrap();
+    fixture.sink.write(&[Write::Upsert(written.clone())]).await.unwrap();
 
     let expected = StoredPoint { id: written.id, payload: fields(payload), provenance: Some(written.provenance) };
     assert_eq!(all_points(&fixture.sink).await, std::slice::from_ref(&expected));
@@ -25,11 +25,11 @@ async fn a_point_comes_back_as_it_was_written() {
     assert_eq!(all_points(&fixture.sink).await, std::slice::from_ref(&expected));
 
     let own = StoredPoint { payload: fields(json!({})), ..expected.clone() };
-    assert_eq!(fixture.sink.retrieve(vec![written.id]).await.unwrap(), std::slice::from_ref(&own));
+    assert_eq!(fixture.sink.retrieve(&[written.id]).await.unwrap(), std::slice::from_ref(&own));
     assert_eq!(fixture.sink.scroll(None, 9).await.unwrap().points, [own]);
     let mut faithful = expected;
     faithful.payload.retain(|name, _| !matches!(name.as_str(), "largest" | "float"));
-    assert_eq!(fixture.sink.faithful(vec![written.id]).await.unwrap(), [faithful]);
+    assert_eq!(fixture.sink.faithful(&[written.id]).await.unwrap(), [faithful]);
 }
 
 /// Makes arrays nested to this depth.
@@ -40,7 +40,7 @@ fn nested(depth: usize) -> Value {
 #[tokio::test]
 async fn what_is_nested_too_deeply_is_stored_as_text_where_it_is() {
     let fixture = Fixture::new();
-    fixture.sink.write(vec![Write::Upsert(point(1, json!({ "deep": nested(126), "flat": 1 })))]).await.unwrap();
+    fixture.sink.write(&[Write::Upsert(point(1, json!({ "deep": nested(126), "flat": 1 })))]).await.unwrap();
     let stored = all_points(&fixture.sink).await.remove(0).payload;
     assert_eq!(stored["flat"], 1);
     let outer = (0..MAX_NESTING + 2).fold(&stored["deep"], |value, _| &value[0]);
@@ -51,13 +51,13 @@ async fn what_is_nested_too_deeply_is_stored_as_text_where_it_is() {
 async fn a_point_that_the_engine_cannot_read_blocks_nobody_and_can_be_replaced() {
     for indexed in [false, true] {
         let fixture = Fixture::new();
-        fixture.sink.write(upserts(1..=if indexed { ENOUGH_FOR_A_BUILD } else { 20 })).await.unwrap();
+        fixture.sink.write(&upserts(1..=if indexed { ENOUGH_FOR_A_BUILD } else { 20 })).await.unwrap();
         if indexed {
             fixture.sink.optimize().await.unwrap();
         }
         let fixture = overwritten(fixture, json!({ "deep": nested(127), "number": 14 })).await;
         let ids = || (13..16).map(PointId::Num).collect::<Vec<_>>();
-        let mut own = fixture.sink.retrieve(ids()).await.unwrap();
+        let mut own = fixture.sink.retrieve(&ids()).await.unwrap();
         own.sort_by_key(|point| point.id);
         assert_eq!(own.iter().map(|point| point.id).collect::<Vec<_>>(), ids());
         assert_eq!((&own[1].provenance, own[2].provenance.is_some()), (&None, true));
@@ -69,7 +69,7 @@ async fn a_point_that_the_engine_cannot_read_blocks_nobody_and_can_be_replaced()
         assert_eq!((hits[0].id, hits[0].payload.is_empty()), (PointId::Num(14), true));
         assert!(!hits[1].payload.is_empty());
 
-        fixture.sink.write(upserts(13..16)).await.unwrap();
+        fixture.sink.write(&upserts(13..16)).await.unwrap();
         assert_eq!(number_of(&fixture.sink, 14).await, Some(14));
         let fixture = fixture.reopened().await;
         assert_eq!(number_of(&fixture.sink, 14).await, Some(14));
@@ -79,22 +79,22 @@ async fn a_point_that_the_engine_cannot_read_blocks_nobody_and_can_be_replaced()
 #[tokio::test]
 async fn retrieve_leaves_out_what_does_not_exist() {
     let fixture = Fixture::new();
-    fixture.sink.write(upserts([1, 3])).await.unwrap();
+    fixture.sink.write(&upserts([1, 3])).await.unwrap();
     let ids = [1, 2, 3].map(PointId::Num).to_vec();
-    let mut found: Vec<_> = fixture.sink.retrieve(ids).await.unwrap().into_iter().map(|point| point.id).collect();
+    let mut found: Vec<_> = fixture.sink.retrieve(&ids).await.unwrap().into_iter().map(|point| point.id).collect();
     found.sort();
     assert_eq!(found, [1, 3].map(PointId::Num));
-    assert_eq!(fixture.sink.retrieve(Vec::new()).await.unwrap(), []);
+    assert_eq!(fixture.sink.retrieve(&[]).await.unwrap(), []);
 }
 
 #[tokio::test]
 async fn a_payload_write_replaces_all_fields_and_keeps_the_vector() {
     let fixture = Fixture::new();
-    fixture.sink.write(vec![Write::Upsert(point(1, json!({ "old": 1, "both": 1 })))]).await.unwrap();
+    fixture.sink.write(&[Write::Upsert(point(1, json!({ "old": 1, "both": 1 })))]).await.unwrap();
     let newer = Provenance { generation: Generation(9), ..provenance(1) };
     let write =
         Write::Payload { id: PointId::Num(1), payload: fields(json!({ "both": 2 })), provenance: newer.clone() };
-    fixture.sink.write(vec![write]).await.unwrap();
+    fixture.sink.write(&[write]).await.unwrap();
 
     let hits = fixture.sink.search(nearest_to(1, 1)).await.unwrap();
     assert!(hits[0].score > 0.999, "the vector changed: {}", hits[0].score);
@@ -105,18 +105,18 @@ async fn a_payload_write_replaces_all_fields_and_keeps_the_vector() {
 #[tokio::test]
 async fn a_batch_mixes_all_kinds_of_writes() {
     let fixture = Fixture::new();
-    fixture.sink.write(upserts([1, 2, 3])).await.unwrap();
+    fixture.sink.write(&upserts([1, 2, 3])).await.unwrap();
     let payload =
         Write::Payload { id: PointId::Num(2), payload: fields(json!({ "number": 22 })), provenance: provenance(2) };
     let mut batch = vec![Write::Delete(PointId::Num(1)), payload, Write::Delete(PointId::Num(99))];
     batch.extend(upserts([4]));
-    fixture.sink.write(batch.clone()).await.unwrap();
+    fixture.sink.write(&batch).await.unwrap();
     let state = all_points(&fixture.sink).await;
     assert_eq!(state.iter().map(|point| point.payload["number"].as_u64().unwrap()).collect::<Vec<_>>(), [22, 3, 4]);
 
-    fixture.sink.write(batch).await.unwrap();
+    fixture.sink.write(&batch).await.unwrap();
     assert_eq!(all_points(&fixture.sink).await, state, "writing a batch twice changed something");
-    fixture.sink.write(Vec::new()).await.unwrap();
+    fixture.sink.write(&[]).await.unwrap();
 }
 
 #[tokio::test]
@@ -127,7 +127,7 @@ async fn a_bad_vector_is_refused_by_name_before_anything_is_written() {
         let mut batch = upserts(1..=9);
         let Write::Upsert(point) = &mut batch[4] else { unreachable!() };
         point.vector.clone_from(&bad);
-        let error = fixture.sink.write(batch).await.unwrap_err();
+        let error = fixture.sink.write(&batch).await.unwrap_err();
         assert!(matches!(error, SinkError::BadPoint { id: PointId::Num(5), .. }), "{bad:?}: {error}");
         assert!(!error.is_retryable());
         assert_eq!(fixture.sink.count().await.unwrap(), 0);
@@ -139,11 +139,11 @@ async fn a_payload_for_a_missing_point_is_refused_by_name_before_anything_is_wri
     let fixture = Fixture::new();
     let mut batch = upserts([1]);
     batch.push(Write::Payload { id: PointId::Num(2), payload: fields(json!({})), provenance: provenance(2) });
-    let error = fixture.sink.write(batch).await.unwrap_err();
+    let error = fixture.sink.write(&batch).await.unwrap_err();
     assert!(matches!(error, SinkError::BadPoint { id: PointId::Num(2), .. }), "{error}");
     assert_eq!(fixture.sink.count().await.unwrap(), 0);
 
-    fixture.sink.write(upserts([1])).await.unwrap();
+    fixture.sink.write(&upserts([1])).await.unwrap();
     assert_eq!(number_of(&fixture.sink, 1).await, Some(1));
 }
 
@@ -160,7 +160,7 @@ async fn a_scroll_visits_every_point_once_in_id_order_numbers_first() {
     batch.reverse();
     let mut expected: Vec<_> = batch.iter().map(Write::id).collect();
     expected.sort();
-    fixture.sink.write(batch).await.unwrap();
+    fixture.sink.write(&batch).await.unwrap();
 
     let mut visited = Vec::new();
     let mut from = None;
@@ -187,8 +187,8 @@ async fn two_tables_and_a_stranger(fixture: &Fixture) {
             point.provenance.table = "public.book".to_owned();
         }
     }
-    fixture.sink.write(batch).await.unwrap();
-    fixture.sink.write(vec![Write::Upsert(point(14, json!({})))]).await.unwrap();
+    fixture.sink.write(&batch).await.unwrap();
+    fixture.sink.write(&[Write::Upsert(point(14, json!({})))]).await.unwrap();
 }
 
 /// Removes walvec's field from point 14, as if another program had written it.
@@ -227,7 +227,7 @@ async fn deleting_a_table_spares_other_tables_and_strangers() {
     let fixture = Fixture::new();
     two_tables_and_a_stranger(&fixture).await;
     let fixture = estrange(fixture).await;
-    assert_eq!(fixture.sink.retrieve(vec![PointId::Num(14)]).await.unwrap()[0].provenance, None);
+    assert_eq!(fixture.sink.retrieve(&[PointId::Num(14)]).await.unwrap()[0].provenance, None);
 
     fixture.sink.delete_table(&books()).await.unwrap();
     assert_eq!(numbers_left(&fixture).await, [11, 12, 13, 14].map(PointId::Num));
@@ -258,13 +258,13 @@ async fn a_write_after_reopening_beats_those_before() {
         for step in 0..10 {
             let mut newer = point(1, json!({ "number": round * 10 + step }));
             newer.vector = vector(round * 10 + step, crate::common::DIMENSION);
-            fixture.sink.write(vec![Write::Upsert(newer)]).await.unwrap();
+            fixture.sink.write(&[Write::Upsert(newer)]).await.unwrap();
         }
         fixture = fixture.reopened().await;
         assert_eq!(number_of(&fixture.sink, 1).await, Some(round * 10 + 9));
         assert!(fixture.sink.search(nearest_to(round * 10 + 9, 1)).await.unwrap()[0].score > 0.999);
-        fixture.sink.write(vec![Write::Delete(PointId::Num(1))]).await.unwrap();
+        fixture.sink.write(&[Write::Delete(PointId::Num(1))]).await.unwrap();
         assert_eq!(number_of(&fixture.sink, 1).await, None);
-        fixture.sink.write(upserts([1])).await.unwrap();
+        fixture.sink.write(&upserts([1])).await.unwrap();
     }
 }

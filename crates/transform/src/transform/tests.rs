@@ -1,12 +1,13 @@
 //! What users can rely on, tested through the public interface.
 
-use proptest::prelude::*;
 use serde_json::json;
-use walvec_model::{Column, Fingerprint, Generation, Lsn, Position, Take};
+use walvec_model::{Cell, Column, Row, Take, Type};
 
 use super::*;
-use crate::{ChunkSpec, Unit};
 
+mod checks;
+mod chunks;
+mod complete;
 mod lookups;
 mod numbers;
 
@@ -30,7 +31,7 @@ fn spec(text: &str) -> TransformSpec {
         text: text.to_owned(),
         payload: None,
         computed: vec![],
-        layout: Layout::Flat,
+        layout: PayloadLayout::Flat,
         lookups: vec![],
         indexes: vec![],
     }
@@ -54,26 +55,6 @@ fn text_of(template: &str, v: Value) -> String {
 fn computed_of(template: &str, v: Value) -> Result<Value, TransformError> {
     let spec = TransformSpec { text: String::new(), ..with_computed("c", template) };
     render_in(&table(&["id", "v"]), spec, &[json!(1), v]).map(|document| document.payload["c"].clone())
-}
-
-fn stored(payload: Payload) -> StoredPoint {
-    let provenance = Provenance {
-        position: Position::snapshot(Lsn(1)),
-        table: "public.books".to_owned(),
-        key: vec![json!(7)],
-        input_hash: InputHash::of(""),
-        fingerprint: Fingerprint::of(&[]),
-        generation: Generation(1),
-        chunk: 0,
-        chunks: 1,
-    };
-    StoredPoint { id: PointId::Num(7), payload, provenance: Some(provenance) }
-}
-
-fn row_with_unchanged(column: usize) -> Row {
-    let mut cells: Vec<_> = dune().into_iter().map(Cell::Value).collect();
-    cells[column] = Cell::Unchanged;
-    Row(cells)
 }
 
 #[test]
@@ -113,12 +94,6 @@ fn null_can_be_asked_for_and_replaced() {
     );
     assert_eq!(text_of("{% if v %}yes{% else %}no{% endif %}{% for x in v %}x{% endfor %}", Value::Null), "no");
     assert_eq!(text_of("{{ v|default('?') }}{% if v is defined %}yes{% endif %}", json!("")), "yes");
-}
-
-#[test]
-fn a_comparison_with_none_is_refused_because_it_never_holds() {
-    let error = Transform::new(spec("{% if author == none %}x{% endif %}")).unwrap_err();
-    assert!(error.to_string().contains("is none"), "{error}");
 }
 
 #[test]
@@ -228,93 +203,6 @@ fn a_value_that_contains_itself_is_an_error_and_not_a_crash() {
 }
 
 #[test]
-fn a_syntax_error_names_the_field_the_place_and_shows_it() {
-    let error = Transform::new(spec("{{ name }}\n  {% if author %}{{ author | }}")).unwrap_err();
-    assert_eq!(error.code(), "E_TEMPLATE");
-    let message = error.to_string();
-    assert!(message.starts_with("public.books: text, line 2, column "), "{message}");
-    assert!(message.contains("\n    {% if author %}{{ author | }}\n"), "{message}");
-    assert!(message.ends_with('^'), "{message}");
-    let error = Transform::new(with_computed("decade", "{{ year // }}")).unwrap_err().to_string();
-    assert!(error.contains("computed.decade, line 1"), "{error}");
-}
-
-#[test]
-fn an_unknown_filter_is_found_before_any_row() {
-    for template in ["{{ name|uper }}", "{{ year is odder }}", "{{ upper(name) }}", "{{ name.upper() }}"] {
-        assert_eq!(Transform::new(spec(template)).unwrap_err().code(), "E_TEMPLATE", "{template}");
-    }
-}
-
-#[test]
-fn an_unknown_filter_that_only_some_rows_reach_is_not_blamed_on_the_row() {
-    let spec = with_computed("x", "{{ name|uper if year else 1 }}");
-    let error = render_in(&books(), spec, &dune()).unwrap_err();
-    assert_eq!((error.code(), error.is_row_error()), ("E_TEMPLATE", false));
-    assert!(error.to_string().contains("column 9"), "{error}");
-}
-
-#[test]
-fn a_template_cannot_include_another() {
-    assert_eq!(Transform::new(spec("{% include 'main' %}")).unwrap_err().code(), "E_TEMPLATE");
-}
-
-#[test]
-fn a_misspelt_column_is_found_before_any_row_and_the_right_one_is_offered() {
-    let payload = TransformSpec { payload: Some(vec!["auther".to_owned()]), ..spec("{{ name }}") };
-    for (spec, field) in [
-        (spec("{{ auther }}"), "text"),
-        (spec("{{ row.auther }}"), "text"),
-        (spec("{{ row['auther'] }}"), "text"),
-        (spec("{% if auther is defined %}x{% endif %}"), "text"),
-        (with_computed("x", "{{ auther }}"), "computed.x"),
-        (payload, "payload"),
-    ] {
-        let error = Transform::new(spec).unwrap().check(&books()).unwrap_err();
-        assert_eq!(error.code(), "E_SCHEMA");
-        assert!(!error.is_row_error());
-        let message = error.to_string();
-        assert!(message.contains(&format!("{field} uses column \"auther\"")), "{message}");
-        assert!(message.contains("did you mean \"author\"?"), "{message}");
-        assert!(message.contains("id, name, author, year, description"), "{message}");
-    }
-}
-
-#[test]
-fn what_a_template_defines_itself_is_no_column() {
-    let template = "{% if year %}{% set when = year %}{% else %}{% set when = '?' %}{% endif %}{{ when }}\
-        {% for i in range(2) %}{{ loop.index }}{{ i }}{% endfor %}";
-    assert_eq!(render_in(&books(), spec(template), &dune()).unwrap().text, "19651021");
-}
-
-#[test]
-fn walvecs_own_field_cannot_be_overwritten() {
-    let payload = TransformSpec { payload: Some(vec!["_walvec".to_owned()]), ..spec("") };
-    for spec in [payload, with_computed("_walvec", "x")] {
-        assert_eq!(Transform::new(spec).unwrap().check(&books()).unwrap_err().code(), "E_SCHEMA");
-    }
-    assert!(Transform::new(spec("")).unwrap().check(&table(&["id", "_walvec"])).is_err());
-}
-
-#[test]
-fn a_field_whose_name_the_layout_needs_is_refused_and_named() {
-    let spec = |name: &str, layout| TransformSpec { layout, ..with_computed(name, "x") };
-    for (layout, name) in [(Layout::LlamaIndex, "doc_id"), (Layout::LangChain, "_id")] {
-        let error = Transform::new(spec(name, layout)).unwrap().check(&books()).unwrap_err();
-        assert_eq!(error.code(), "E_SCHEMA");
-        assert!(error.to_string().contains(&format!("\"{name}\", which the layout {layout} needs")), "{error}");
-        assert!(Transform::new(spec(name, Layout::Flat)).unwrap().check(&books()).is_ok());
-    }
-    let column = TransformSpec { layout: Layout::LlamaIndex, ..self::spec("") };
-    assert!(Transform::new(column).unwrap().check(&table(&["id", "document_id"])).is_err());
-    // The other layouts put the fields into an object of their own, so nothing can clash.
-    for layout in [Layout::LangChain, Layout::FastEmbed] {
-        let columns = table(&["id", "page_content", "document", "metadata"]);
-        assert!(Transform::new(TransformSpec { layout, ..self::spec("") }).unwrap().check(&columns).is_ok());
-    }
-}
-
-#[test]
 fn a_column_with_any_name_is_reached_through_the_row() {
     let table = table(&["id", "first name", "größe"]);
     let values = [json!(1), json!("Ada"), json!("M")];
@@ -336,141 +224,7 @@ fn a_changed_table_is_seen_with_its_next_row() {
 }
 
 #[test]
-fn a_complete_row_passes_as_it_is() {
-    let transform = Transform::new(spec("{{ name }}")).unwrap();
-    let row = Row(dune().into_iter().map(Cell::Value).collect());
-    assert_eq!(transform.complete(&books(), row, None), Completed::Row(dune()));
-}
-
-#[test]
-fn an_unchanged_value_comes_from_the_stored_point() {
-    let transform = Transform::new(spec("{{ name }}")).unwrap();
-    let old = stored(Payload::from_iter([("description".to_owned(), json!("Spice & worms"))]));
-    assert_eq!(transform.complete(&books(), row_with_unchanged(4), Some(&old)), Completed::Row(dune()));
-    let old_null = stored(Payload::from_iter([("description".to_owned(), Value::Null)]));
-    let Completed::Row(values) = transform.complete(&books(), row_with_unchanged(4), Some(&old_null)) else { panic!() };
-    assert_eq!(values[4], Value::Null);
-}
-
-#[test]
-fn an_unchanged_value_that_nobody_stored_is_fetched_and_never_null() {
-    let text_only = TransformSpec { payload: Some(vec!["name".to_owned()]), ..spec("{{ description }}") };
-    let transform = Transform::new(text_only).unwrap();
-    let old = stored(Payload::from_iter([("description".to_owned(), json!("not from this column"))]));
-    assert_eq!(transform.complete(&books(), row_with_unchanged(4), Some(&old)), Completed::Refetch);
-
-    let transform = Transform::new(spec("{{ name }}")).unwrap();
-    assert_eq!(transform.complete(&books(), row_with_unchanged(4), None), Completed::Refetch);
-    assert_eq!(transform.complete(&books(), row_with_unchanged(4), Some(&stored(Payload::new()))), Completed::Refetch);
-}
-
-#[test]
-fn an_unchanged_value_is_never_taken_from_a_computed_field_or_a_foreign_point() {
-    let payload = Payload::from_iter([("description".to_owned(), json!("S"))]);
-    let transform = Transform::new(with_computed("description", "{{ description[:1] }}")).unwrap();
-    assert_eq!(transform.complete(&books(), row_with_unchanged(4), Some(&stored(payload.clone()))), Completed::Refetch);
-
-    let transform = Transform::new(spec("{{ name }}")).unwrap();
-    let foreign = StoredPoint { provenance: None, ..stored(payload.clone()) };
-    assert_eq!(transform.complete(&books(), row_with_unchanged(4), Some(&foreign)), Completed::Refetch);
-    let mut other_table = stored(payload);
-    other_table.provenance.as_mut().unwrap().table = "public.films".to_owned();
-    assert_eq!(transform.complete(&books(), row_with_unchanged(4), Some(&other_table)), Completed::Refetch);
-}
-
-#[test]
-fn an_unchanged_value_that_nothing_uses_is_not_fetched() {
-    let unused = TransformSpec { payload: Some(vec!["name".to_owned()]), ..spec("{{ name }}") };
-    let transform = Transform::new(unused).unwrap();
-    let Completed::Row(values) = transform.complete(&books(), row_with_unchanged(4), None) else { panic!() };
-    assert_eq!(values[4], Value::Null);
-}
-
-#[test]
-fn a_reduced_row_has_what_is_used_and_nothing_else() {
-    let unused = TransformSpec { payload: Some(vec!["name".to_owned()]), ..spec("{{ name }}") };
-    let transform = Transform::new(unused).unwrap();
-    let row = Row(dune().into_iter().map(Cell::Value).collect());
-    let reduced = transform.reduced(&books(), &row);
-    for (index, column) in books().columns.iter().enumerate() {
-        let is_used = books().key.contains(&index) || column.name == "name";
-        let expected = if is_used { row.0[index].clone() } else { Cell::Value(Value::Null) };
-        assert_eq!(reduced.0[index], expected, "{}", column.name);
-    }
-    assert_eq!(
-        transform.reduced(&books(), &row_with_unchanged(4)).0[4],
-        Cell::Value(Value::Null),
-        "nor is it read again"
-    );
-}
-
-#[test]
 fn a_computed_field_replaces_the_column_of_its_name() {
     let document = render_in(&books(), with_computed("year", "{{ year + 1 }}"), &dune()).unwrap();
     assert_eq!(document.payload["year"], json!(1966));
-}
-
-proptest! {
-    #[test]
-    fn what_complete_restores_renders_as_the_whole_row_does(
-        values in prop::collection::vec(prop_oneof![Just(Value::Null), any::<i64>().prop_map(|n| json!(n)), ".*".prop_map(|t| json!(t))], 4),
-        unchanged in 1_usize..5,
-        layout in prop::sample::select(vec![Layout::Flat, Layout::LangChain, Layout::LlamaIndex, Layout::FastEmbed]),
-    ) {
-        let spec = spec("{{ name }}/{{ author }}/{{ year }}/{{ description }}");
-        let transform = Transform::new(TransformSpec { layout, ..spec }).unwrap();
-        let (table, key) = (books(), RowKey::new(vec![json!(7)]));
-        let whole: Vec<_> = std::iter::once(json!(7)).chain(values).collect();
-        let document = transform.render(&table, &key, &whole).unwrap().remove(0);
-        let mut cells: Vec<_> = whole.iter().cloned().map(Cell::Value).collect();
-        cells[unchanged] = Cell::Unchanged;
-        let point = stored(document.payload.clone());
-        let Completed::Row(values) = transform.complete(&table, Row(cells), Some(&point)) else {
-            return Err(TestCaseError::fail("the stored point holds every column"));
-        };
-        prop_assert_eq!(transform.render(&table, &key, &values).unwrap(), [document]);
-    }
-}
-
-fn in_chunks(spec: TransformSpec, field: &str) -> Transform {
-    let chunks = ChunkSpec { unit: Unit::Tokens, length: 2, overlap: 0, markdown: false, field: field.to_owned() };
-    Transform::new(spec).unwrap().in_chunks(Chunker::new(chunks, Arc::new(|text| text.split_whitespace().count())))
-}
-
-#[test]
-fn each_chunk_is_a_document_with_the_fields_of_its_row_and_its_own_text() {
-    let (table, key) = (books(), RowKey::new(vec![json!(7)]));
-    let transform = in_chunks(spec("one two three"), "part");
-    let documents = transform.render(&table, &key, &dune()).unwrap();
-    let shown: Vec<_> =
-        documents.iter().map(|document| (document.text.as_str(), document.chunk, document.chunks)).collect();
-    assert_eq!(shown, [("one two", 0, 2), ("three", 1, 2)]);
-    for document in &documents {
-        assert_eq!(document.payload["part"], document.text);
-        assert_eq!(document.payload["name"], "Dune");
-        assert_eq!(document.input_hash, InputHash::of(&document.text));
-    }
-    let ids: Vec<_> = documents.iter().map(|document| document.id).collect();
-    let further = transform.further_ids(&table.name, &key, 2);
-    assert_eq!(ids, std::iter::once(transform.point_id(&table, &key)).chain(further).collect::<Vec<_>>());
-    assert!(ids.iter().all(|id| matches!(id, PointId::Uuid(_))), "no chunk has the id of the row");
-}
-
-#[test]
-fn a_layout_with_a_place_for_the_text_has_that_of_the_chunk_there_and_names_the_row() {
-    let (table, key) = (books(), RowKey::new(vec![json!(7)]));
-    let documents = |layout| {
-        let transform = in_chunks(TransformSpec { layout, ..spec("one two three") }, "part");
-        transform.render(&table, &key, &dune()).unwrap()
-    };
-    assert_eq!(documents(Layout::LangChain)[1].payload["page_content"], "three");
-    let nodes = documents(Layout::LlamaIndex);
-    assert_eq!(nodes[1].payload["doc_id"], json!(nodes[0].id.to_string()));
-    assert!(!nodes[1].payload.contains_key("part"));
-}
-
-#[test]
-fn a_column_and_the_text_of_a_chunk_cannot_share_a_field() {
-    let error = in_chunks(spec("{{ name }}"), "name").check(&books()).unwrap_err();
-    assert!(error.to_string().contains("chunk.field"), "{error}");
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
 use tokio_util::sync::CancellationToken;
-use walvec_broker::kafka::connection::{Connection, Sasl, Tls};
-use walvec_broker::kafka::consumer::Protocol;
+use walvec_broker::kafka::connection::{BrokerConnection, Sasl, Tls};
+use walvec_broker::kafka::consumer::GroupSharing;
 use walvec_broker::kafka::lookup;
 use walvec_broker::kafka::producer::{LARGEST_RECORD, Producer, Segment, Sending};
 use walvec_broker::kafka::topics::{TopicSpec, Topics};
@@ -35,7 +35,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Broker<'a> {
     config: &'a Config,
     kafka: &'a KafkaSettings,
-    connection: Connection,
+    connection: BrokerConnection,
     letters: Arc<DeadLettersTopic>,
     producer: Arc<Producer>,
 }
@@ -146,8 +146,8 @@ impl<'a> Broker<'a> {
             instance: format!("{}-{}", host(), config.instance),
             protocol: match kafka.group_protocol {
                 GroupProtocol::Auto => None,
-                GroupProtocol::Consumer => Some(Protocol::Consumer),
-                GroupProtocol::Classic => Some(Protocol::Classic),
+                GroupProtocol::Consumer => Some(GroupSharing::Consumer),
+                GroupProtocol::Classic => Some(GroupSharing::Classic),
             },
             session_timeout: kafka.session_timeout(),
             reads,
@@ -211,7 +211,7 @@ impl<'a> Broker<'a> {
 }
 
 /// Returns the settings of a connection to the broker.
-pub(crate) fn connection(kafka: &KafkaSettings) -> Connection {
+pub(crate) fn connection(kafka: &KafkaSettings) -> BrokerConnection {
     let tls = kafka
         .tls
         .as_ref()
@@ -221,7 +221,7 @@ pub(crate) fn connection(kafka: &KafkaSettings) -> Connection {
         username: sasl.username.clone(),
         password: sasl.password.clone(),
     });
-    Connection { bootstrap: kafka.bootstrap.clone(), tls, sasl, properties: kafka.properties.clone() }
+    BrokerConnection { bootstrap: kafka.bootstrap.clone(), tls, sasl, properties: kafka.properties.clone() }
 }
 
 fn replication(kafka: &KafkaSettings) -> Option<i32> {

@@ -7,7 +7,7 @@ use walvec_model::{Fingerprint, MadeWith};
 use walvec_pipeline::PipelineError;
 use walvec_sink::catalog::numbered;
 use walvec_sink::embedded::{Directory, Embedded};
-use walvec_sink::qdrant::{Aliases, Layout, Remote, Server};
+use walvec_sink::qdrant::{Aliases, CollectionLayout, Remote, Server};
 use walvec_sink::{Catalog, CollectionSpec, FieldPath, Search, Sink, SinkError};
 
 use crate::config::{CollectionConfig, Config, EmbeddingSettings, QdrantSettings};
@@ -251,7 +251,7 @@ fn server(qdrant: &QdrantSettings) -> Server {
     Server {
         url: qdrant.url.clone(),
         api_key: qdrant.api_key.clone(),
-        layout: Layout {
+        layout: CollectionLayout {
             on_disk: qdrant.on_disk,
             quantization: qdrant.quantization.map(Into::into),
             shards: qdrant.shard_number,

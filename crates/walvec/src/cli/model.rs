@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
-use walvec_embed::hub::{Hub, Progress};
+use walvec_embed::hub::{DownloadProgress, Hub};
 
 use super::{Failure, output};
 use crate::config::Environment;
@@ -62,7 +62,7 @@ async fn pull(name: &str, root: &Path) -> Result<ExitCode, Failure> {
         bar.set_style(style);
     }
     let shown = bar.clone();
-    let on_progress = Arc::new(move |progress: &Progress| {
+    let on_progress = Arc::new(move |progress: &DownloadProgress| {
         shown.set_message(progress.file.clone());
         shown.set_length(progress.total_bytes);
         shown.set_position(progress.bytes);

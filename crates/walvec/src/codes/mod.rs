@@ -16,6 +16,8 @@ mod postgresql;
 mod store;
 mod tables;
 
+use walvec_transform::similarity;
+
 /// A code that walvec shows: on the last line of stderr, in a check, in the log, in the status, or of a parked row.
 ///
 /// Texts are Markdown in which only code spans are marked, so that a terminal can show them as they are.
@@ -59,9 +61,6 @@ pub(crate) static SUBJECTS: [&Subject; 8] = [
 /// The risk of a command that was refused before it did anything.
 const UNTOUCHED: &str = "Nothing. The command has changed nothing.";
 
-/// The least similarity (Jaro-Winkler, 0 to 1) of a code that is suggested.
-const SIMILAR: f64 = 0.8;
-
 /// How many codes are suggested at most.
 const MOST_NEAR: usize = 5;
 
@@ -88,9 +87,9 @@ pub(crate) fn near(typed: &str) -> Vec<&'static str> {
     let wanted = bare(typed);
     // Two letters occur in many names.
     let is_part = |name: &str| wanted.len() > 2 && name.contains(&wanted);
-    let similarity = |name: &str| if is_part(name) { 1.0 } else { strsim::jaro_winkler(&wanted, name) };
-    let scored = all().map(|(_, code)| (similarity(&bare(code.name)), code.name));
-    let mut near: Vec<(f64, &'static str)> = scored.filter(|(score, _)| *score >= SIMILAR).collect();
+    let score = |name: &str| if is_part(name) { Some(1.0) } else { similarity(&wanted, name) };
+    let scored = all().filter_map(|(_, code)| Some((score(&bare(code.name))?, code.name)));
+    let mut near: Vec<(f64, &'static str)> = scored.collect();
     near.sort_by(|(one, _), (other, _)| other.total_cmp(one));
     near.into_iter().map(|(_, name)| name).take(MOST_NEAR).collect()
 }

@@ -1,6 +1,6 @@
 //! The features that a configuration needs, and the check that this program was built with them.
 
-use walvec_embed::{Protocol, hash};
+use walvec_embed::{ProviderProtocol, hash};
 
 use super::error::ConfigError;
 use super::schema::stage::Stage;
@@ -107,7 +107,7 @@ fn needs(config: &Config) -> Vec<Need> {
     }
     let embeds = !matches!(config.stage, Stage::Capture | Stage::Sink);
     let model = &config.embedding.model;
-    if embeds && Protocol::of(model).is_none() && !model.starts_with(hash::PREFIX) {
+    if embeds && ProviderProtocol::of(model).is_none() && !model.starts_with(hash::PREFIX) {
         needs.push(Need {
             key: "embedding.model".to_owned(),
             feature: "local-models",

@@ -4,17 +4,6 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use walvec_model::TableName;
 
-/// The least similarity (Jaro-Winkler, 0 to 1) of a name that is suggested: one or two typing errors in a short name.
-const SIMILAR: f64 = 0.8;
-
-/// Returns the name among `known` that `name` is most probably a misspelling of.
-pub(super) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    let similarity = |candidate: &str| strsim::jaro_winkler(&name.to_lowercase(), candidate);
-    let scored = known.iter().map(|candidate| (similarity(candidate), *candidate));
-    let similar = scored.filter(|(similarity, _)| *similarity >= SIMILAR);
-    similar.max_by(|left, right| left.0.total_cmp(&right.0)).map(|(_, candidate)| candidate)
-}
-
 /// Parses `address:port`; `localhost` is 127.0.0.1.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
-use walvec_sink::Place;
+use walvec_sink::HitPlace;
 
 use super::ranking::Ranking;
 
 /// A place in a ranking. It goes to the caller as text, and comes back in the next request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cursor {
-    place: Place,
+    place: HitPlace,
     /// Digest of the ranking: in another ranking the place would leave hits out, or repeat them.
     ranking: String,
 }
@@ -21,12 +21,12 @@ pub(crate) const NOT_A_CURSOR: &str =
 
 impl Cursor {
     /// Makes the cursor for a place in a ranking.
-    pub(crate) fn new(ranking: &Ranking<'_>, place: Place) -> Self {
+    pub(crate) fn new(ranking: &Ranking<'_>, place: HitPlace) -> Self {
         Self { place, ranking: digest(ranking) }
     }
 
     /// Returns where the page begins; `None` if the cursor is a place in another ranking.
-    pub(crate) fn place_in(&self, ranking: &Ranking<'_>) -> Option<Place> {
+    pub(crate) fn place_in(&self, ranking: &Ranking<'_>) -> Option<HitPlace> {
         (self.ranking == digest(ranking)).then_some(self.place)
     }
 }
@@ -53,7 +53,7 @@ impl FromStr for Cursor {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut parts = text.splitn(3, '-');
         let mut number = || parts.next().and_then(|part| part.parse().ok()).ok_or(NOT_A_CURSOR);
-        let place = Place { offset: number()?, fused_for: number()? };
+        let place = HitPlace { offset: number()?, fused_for: number()? };
         let ranking = parts.next().ok_or(NOT_A_CURSOR)?.to_owned();
         Ok(Self { place, ranking })
     }
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn a_cursor_fits_the_search_that_it_is_of_and_no_other() {
         let filter = Filter::default();
-        let place = Place { offset: 10, fused_for: 6 };
+        let place = HitPlace { offset: 10, fused_for: 6 };
         let cursor: Cursor = Cursor::new(&ranking("sea", &filter), place).to_string().parse().unwrap();
         assert_eq!(cursor.place_in(&ranking("sea", &filter)), Some(place));
         assert_eq!(cursor.place_in(&ranking("space", &filter)), None);

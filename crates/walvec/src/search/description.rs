@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use walvec_model::{IndexType, Type};
-use walvec_transform::{Compared, Layout, Transform};
+use walvec_transform::{Compared, PayloadLayout, Transform};
 
 use super::resolve::KnownFields;
 use crate::api::collections::{CollectionInfo, FieldInfo, FieldOrigin};
@@ -14,7 +14,7 @@ use crate::config::{CollectionConfig, IndexKind};
 /// The source of a collection's description for programs.
 pub(crate) struct CollectionDescription {
     table: String,
-    layout: Layout,
+    layout: PayloadLayout,
     chunked: bool,
     has_keywords: bool,
     /// The columns that the configuration names; `None`: all columns of the table.

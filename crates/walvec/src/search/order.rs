@@ -6,8 +6,8 @@ use std::str::FromStr;
 use serde_json::Value;
 use uuid::Uuid;
 use walvec_model::{IndexType, Payload, PointId, Type};
-use walvec_sink::{Datetime, FieldPath, Order, SortPlace, SortValue, SortedBy, Step};
-use walvec_transform::Layout;
+use walvec_sink::{Datetime, FieldPath, Order, PathStep, SortPlace, SortValue, SortedBy};
+use walvec_transform::PayloadLayout;
 
 use super::cursor::half_digest;
 use super::resolve::{self, KnownFields};
@@ -45,7 +45,7 @@ fn sorted_by(name: &str, path: &FieldPath, known: &KnownFields, fields: &dyn Fie
     // A member of JSON may have any type.
     let ty = field.map_or(&Type::Unknown, |field| &field.ty);
     let ty = if is_member { &Type::Unknown } else { ty };
-    if matches!(ty, Type::Array(_)) || path.steps.contains(&Step::Each) {
+    if matches!(ty, Type::Array(_)) || path.steps.contains(&PathStep::Each) {
         return Err("the field holds lists, and a list has no single value to sort by".to_owned());
     }
     let index = fields.index(name);
@@ -83,12 +83,17 @@ fn sortable(known: &KnownFields, fields: &dyn Fields) -> String {
 
 /// Refuses a point that has several places in the order. For a computed field, and for a member of JSON, this is not known
 /// before the point is read.
-pub(crate) fn check_single(order: &Order, layout: Layout, id: PointId, payload: &Payload) -> Result<(), ApiProblem> {
+pub(crate) fn check_single(
+    order: &Order,
+    layout: PayloadLayout,
+    id: PointId,
+    payload: &Payload,
+) -> Result<(), ApiProblem> {
     let field = layout.fields(payload).find(|(name, _)| **name == order.field.name).map(|(_, value)| value);
     let value = order.field.steps.iter().try_fold(field.unwrap_or(&Value::Null), |value, step| match step {
-        Step::Key(key) => value.get(key),
-        Step::Index(index) => value.get(index),
-        Step::Each => None,
+        PathStep::Key(key) => value.get(key),
+        PathStep::Index(index) => value.get(index),
+        PathStep::Each => None,
     });
     match value {
         Some(Value::Array(items)) if !items.is_empty() => Err(refused(
@@ -275,7 +280,7 @@ mod tests {
         let payload = |value: Value| Payload::from_iter([("score".to_owned(), value)]);
         let check = |field: &str, value| {
             let order = Order { field: FieldPath::parse(field).unwrap(), by: SortedBy::Number, descending: false };
-            check_single(&order, Layout::Flat, PointId::Num(7), &payload(value))
+            check_single(&order, PayloadLayout::Flat, PointId::Num(7), &payload(value))
         };
         assert_eq!(check("score", json!(1)), Ok(()));
         assert_eq!(check("score", json!([])), Ok(()));

@@ -2,7 +2,7 @@
 
 use walvec_embed::{EmbedError, Embedder};
 use walvec_model::Vector;
-use walvec_sink::{Filter, Hit, Place, Query, Search, SearchRequest, SinkError, page_of_hits};
+use walvec_sink::{Filter, Hit, HitPlace, Query, Search, SearchRequest, SinkError, page_of_hits};
 
 use super::cursor::Cursor;
 use super::mode::{Mode, NO_WORD_COUNTS, ResolvedMode, SearchRefusal};
@@ -34,13 +34,18 @@ pub(crate) struct RankedPage {
 
 impl Ranking<'_> {
     /// Returns where a page begins: at the cursor, or with the best hit.
-    pub(crate) fn place(&self, cursor: Option<&Cursor>) -> Result<Place, SearchRefusal> {
+    pub(crate) fn place(&self, cursor: Option<&Cursor>) -> Result<HitPlace, SearchRefusal> {
         let refused = || SearchRefusal(OF_ANOTHER_SEARCH.to_owned());
-        cursor.map_or(Ok(Place::default()), |cursor| cursor.place_in(self).ok_or_else(refused))
+        cursor.map_or(Ok(HitPlace::default()), |cursor| cursor.place_in(self).ok_or_else(refused))
     }
 
     /// Finds the page that begins at a place. `query` is the text in the mode of the ranking.
-    pub(crate) async fn page(&self, search: &dyn Search, query: Query, place: Place) -> Result<RankedPage, SinkError> {
+    pub(crate) async fn page(
+        &self,
+        search: &dyn Search,
+        query: Query,
+        place: HitPlace,
+    ) -> Result<RankedPage, SinkError> {
         let counts_no_word = matches!(&query, Query::Keyword(tokens) if tokens.is_empty());
         let Self { limit, min_score, by_row, .. } = *self;
         let request = SearchRequest { query, limit, filter: self.filter.clone(), min_score };

@@ -7,7 +7,7 @@ use metrics::{counter, histogram};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use walvec_embed::{EmbedError, Embedder};
 use walvec_sink::{Hit, SinkError};
-use walvec_transform::Layout;
+use walvec_transform::PayloadLayout;
 
 use super::cursor::Cursor;
 use super::mode::{Mode, SearchRefusal};
@@ -47,7 +47,7 @@ pub(crate) struct SearchResult {
     /// The collection that was searched.
     pub(crate) collection: String,
     /// The layout of its payloads.
-    pub(crate) layout: Layout,
+    pub(crate) layout: PayloadLayout,
     /// The mode of the search, which decides what the scores mean.
     pub(crate) mode: Mode,
     /// The hits, best first.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use walvec_embed::Embedder;
 use walvec_model::IndexType;
 use walvec_sink::{BoxFuture, Keywords, Search};
-use walvec_transform::Layout;
+use walvec_transform::PayloadLayout;
 
 use super::description::CollectionDescription;
 use super::resolve::KnownFields;
@@ -47,7 +47,7 @@ pub(crate) struct Searchable {
     /// The collection's name.
     pub(crate) name: String,
     /// The layout of its payloads, so that people see the fields and not what holds them.
-    pub(crate) layout: Layout,
+    pub(crate) layout: PayloadLayout,
     /// Makes the sparse vectors of queries, where it can be searched by keyword.
     pub(crate) keywords: Option<Arc<Keywords>>,
     /// Whether its rows are cut into chunks, each a point of its own.

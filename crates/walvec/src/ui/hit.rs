@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use maud::{Markup, html};
 use serde_json::Value;
 use walvec_sink::Hit;
-use walvec_transform::Layout;
+use walvec_transform::PayloadLayout;
 
 use super::page_query::PageQuery;
 use crate::api::score as scores;
@@ -27,7 +27,7 @@ const CUT_CHARS: usize = 4_000;
 
 /// The values that all hits of a page share.
 pub(super) struct Page<'a> {
-    pub(super) layout: Layout,
+    pub(super) layout: PayloadLayout,
     pub(super) page_query: &'a PageQuery,
     pub(super) words: QueryWords,
     pub(super) scale: Scale,
@@ -95,7 +95,7 @@ struct HitText<'a> {
 }
 
 impl<'a> HitParts<'a> {
-    fn of(hit: &'a Hit, layout: Layout) -> Self {
+    fn of(hit: &'a Hit, layout: PayloadLayout) -> Self {
         let mut parts = Self { title: None, is_title_cut: false, texts: Vec::new(), facts: Vec::new() };
         for (field, value) in layout.fields(&hit.payload) {
             match value {

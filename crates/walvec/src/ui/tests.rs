@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use walvec_model::{Fingerprint, Generation, InputHash, PointId, Position, Provenance};
 use walvec_pipeline::observe::status::{CollectionStatus, Phase, Problem, Status};
 use walvec_sink::{Hit, Search};
-use walvec_transform::Layout;
+use walvec_transform::PayloadLayout;
 
 use super::hit::{self, Page, Scale};
 use super::page_query::PageQuery;
@@ -101,7 +101,7 @@ async fn every_payload_column_is_shown_in_the_form_that_suits_its_value() {
 #[tokio::test]
 async fn a_payload_in_the_layout_of_another_library_is_shown_by_its_columns() {
     let payload = json!([{"page_content": "the text that was embedded", "metadata": {"name": "Dune", "year": 1965}}]);
-    let dune = Searchable { layout: Layout::LangChain, ..searchable("books", Arc::new(Memory::of(payload))) };
+    let dune = Searchable { layout: PayloadLayout::LangChain, ..searchable("books", Arc::new(Memory::of(payload))) };
     let body = get(&router(with_collections(vec![dune])), "/?q=spice").await.body;
     assert!(body.contains("<h2 id=\"hit-1\">Dune</h2>") && body.contains("filter=year%3D1965"), "{body}");
     assert!(!body.contains("metadata") && !body.contains("page_content"), "{body}");
@@ -145,7 +145,7 @@ async fn a_chunk_says_which_one_of_its_row_it_is() {
     };
     let page_query = PageQuery::from_pairs(vec![("q".to_owned(), "whale".to_owned())], &["books".to_owned()]);
     let scale = Scale { mode: Mode::Dense, best: 0.5 };
-    let page = Page { layout: Layout::Flat, page_query: &page_query, words: QueryWords::of("whale"), scale };
+    let page = Page { layout: PayloadLayout::Flat, page_query: &page_query, words: QueryWords::of("whale"), scale };
     let third = hit::render(&chunk(2, 5), 1, &page).into_string();
     assert!(third.contains("<dt>chunk</dt><dd>3 of 5</dd>"), "{third}");
     assert!(!hit::render(&chunk(0, 1), 1, &page).into_string().contains(" of "), "a row of one point has no chunks");

@@ -7,29 +7,29 @@ use std::{collections::HashMap, io::Write};
 
 use walvec_model::{Cell, Change, Lsn, Op, Position, Row, RowKey, Table, TableName, Type, Value};
 
-use super::super::{Context, SnapshotEnd, VERSION, control, header, json, stamp};
+use super::super::{ChangeContext, SnapshotEnd, VERSION, control, header, json, stamp};
 use super::UNAVAILABLE;
 use crate::Outgoing;
 
 /// Writes changes of any table.
 #[derive(Debug)]
-pub(in crate::wire) struct Encoder {
+pub(in crate::wire) struct DebeziumEncoder {
     prefix: String,
     database: String,
     /// The index into `prepared` of each table.
     indexes: HashMap<TableName, usize>,
-    prepared: Vec<Prepared>,
+    prepared: Vec<DebeziumParts>,
 }
 
-impl Encoder {
+impl DebeziumEncoder {
     pub(in crate::wire) fn new(prefix: &str, database: &str) -> Self {
         Self { prefix: prefix.to_owned(), database: database.to_owned(), indexes: HashMap::new(), prepared: Vec::new() }
     }
 
-    pub(in crate::wire) fn change(&mut self, change: &Change, context: &Context, out: &mut Vec<Outgoing>) {
+    pub(in crate::wire) fn change(&mut self, change: &Change, context: &ChangeContext, out: &mut Vec<Outgoing>) {
         let index = self.prepare(&change.table);
         let table = &mut self.prepared[index];
-        let moment = Moment { position: change.position, context, nth: table.nth(change.position) };
+        let moment = ChangeParts { position: change.position, context, nth: table.nth(change.position) };
         match &change.op {
             Op::Insert { new } => {
                 let op = if context.snapshot { "r" } else { "c" };
@@ -80,11 +80,11 @@ impl Encoder {
         if let Some(&index) = self.indexes.get(&table.name) {
             let known = &self.prepared[index].table;
             if !Arc::ptr_eq(known, table) && known != table {
-                self.prepared[index] = Prepared::new(&self.prefix, &self.database, table);
+                self.prepared[index] = DebeziumParts::new(&self.prefix, &self.database, table);
             }
             return index;
         }
-        self.prepared.push(Prepared::new(&self.prefix, &self.database, table));
+        self.prepared.push(DebeziumParts::new(&self.prefix, &self.database, table));
         self.indexes.insert(table.name.clone(), self.prepared.len() - 1);
         self.prepared.len() - 1
     }
@@ -127,7 +127,7 @@ fn sequence(out: &mut Vec<u8>, lsn: Lsn) {
 
 /// The parts that are written once for each table.
 #[derive(Debug)]
-struct Prepared {
+struct DebeziumParts {
     table: Arc<Table>,
     source: Constants,
     /// `"name":` for each column.
@@ -156,14 +156,14 @@ fn types(table: &Table) -> Vec<u8> {
 }
 
 /// The parts of a record that differ from change to change.
-struct Moment<'a> {
+struct ChangeParts<'a> {
     position: Position,
-    context: &'a Context,
+    context: &'a ChangeContext,
     /// The change's number among the changes of this table in its transaction.
     nth: u64,
 }
 
-impl Prepared {
+impl DebeziumParts {
     fn new(prefix: &str, database: &str, table: &Arc<Table>) -> Self {
         let name = |name: &str| {
             let mut bytes = json::bytes(name);
@@ -208,7 +208,7 @@ impl Prepared {
     }
 
     /// Returns the value of a record that shows a row.
-    fn upsert(&self, op: &str, row: &Row, moment: &Moment<'_>) -> Vec<u8> {
+    fn upsert(&self, op: &str, row: &Row, moment: &ChangeParts<'_>) -> Vec<u8> {
         let mut value = Vec::with_capacity(640 + row.weight() + 24 * row.0.len());
         json::raw(&mut value, r#"{"before":null,"after":"#);
         object(&mut value, self.columns.iter().zip(&row.0), |out, cell| match cell {
@@ -223,7 +223,7 @@ impl Prepared {
     fn delete(
         &self,
         key: &RowKey,
-        moment: &Moment<'_>,
+        moment: &ChangeParts<'_>,
         headers: Vec<(&'static str, Vec<u8>)>,
         out: &mut Vec<Outgoing>,
     ) {
@@ -244,8 +244,8 @@ impl Prepared {
     ///
     /// Debezium's outer times are those at which it processed the change. This is a pure function without a clock, so
     /// they repeat the commit's time.
-    fn finish(&self, op: &str, out: &mut Vec<u8>, moment: &Moment<'_>) {
-        let Moment { position, context, nth } = moment;
+    fn finish(&self, op: &str, out: &mut Vec<u8>, moment: &ChangeParts<'_>) {
+        let ChangeParts { position, context, nth } = moment;
         let lsn = position.commit_lsn.0;
         out.push(b',');
         out.extend_from_slice(&self.source.head);

@@ -9,7 +9,7 @@ use crate::Record;
 
 /// The key columns of a record, in key order.
 #[derive(Debug)]
-pub(super) struct Key {
+pub(super) struct RecordKey {
     pub(super) columns: Vec<KeyColumn>,
 }
 
@@ -22,7 +22,7 @@ pub(super) struct KeyColumn {
     type_oid: Option<u32>,
 }
 
-impl Key {
+impl RecordKey {
     /// Reads the record's key; `None` if it has none.
     pub(super) fn read(record: &Record) -> Result<Option<Self>, Malformed> {
         let Some(bytes) = record.key.as_deref().filter(|bytes| !bytes.is_empty()) else { return Ok(None) };
@@ -68,7 +68,7 @@ impl Key {
     }
 
     /// Sets the types found in other records of the table, for columns whose type this record lacks.
-    pub(super) fn with_known_types(self, table: &TableName, known: &shapes::Shapes) -> Self {
+    pub(super) fn with_known_types(self, table: &TableName, known: &shapes::SeenTables) -> Self {
         if self.columns.iter().all(|column| column.type_oid.is_some()) {
             return self;
         }
@@ -96,10 +96,10 @@ impl Key {
     }
 
     /// Returns the key columns, as the columns of a table that has no others.
-    pub(super) fn shown(&self) -> Vec<shapes::Shown<'_>> {
+    pub(super) fn shown(&self) -> Vec<shapes::ShownColumn<'_>> {
         self.columns
             .iter()
-            .map(|column| shapes::Shown { type_oid: column.oid(), ..shapes::Shown::named(&column.name) })
+            .map(|column| shapes::ShownColumn { type_oid: column.oid(), ..shapes::ShownColumn::named(&column.name) })
             .collect()
     }
 }

@@ -17,8 +17,8 @@ mod key;
 mod schema;
 mod source;
 
-pub(super) use decode::Decoder;
-pub(super) use encode::Encoder;
+pub(super) use decode::DebeziumDecoder;
+pub(super) use encode::DebeziumEncoder;
 
 /// The placeholder for a value that PostgreSQL did not send.
 ///

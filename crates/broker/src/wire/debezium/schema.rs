@@ -9,9 +9,9 @@
 //! texts, because Debezium no longer knows which type it read.
 
 use serde_json::Value;
-use walvec_model::Type;
+use walvec_model::{Type, exact_json};
 
-use super::super::{base64, civil, number, shapes};
+use super::super::{base64, civil, shapes};
 
 /// The longest unscaled decimal, in bytes, that is converted. PostgreSQL's numeric has at most 147,455 digits.
 const LONGEST_DECIMAL: usize = 64 * 1024;
@@ -78,7 +78,9 @@ impl<'a> Schema<'a> {
     /// Converts a value of a key to the form that capture uses.
     pub(super) fn convert_key(self, value: Value) -> Value {
         match value {
-            Value::String(text) if self.text("name") == Some("io.debezium.data.Json") => number::key_document(&text),
+            Value::String(text) if self.text("name") == Some("io.debezium.data.Json") => {
+                exact_json::key_document(&text)
+            }
             other => self.convert(other),
         }
     }
@@ -93,7 +95,9 @@ impl<'a> Schema<'a> {
                 let of_item = Schema(self.0.and_then(|schema| schema.get("items")));
                 Value::Array(items.into_iter().map(|item| of_item.convert(item)).collect())
             }
-            (Value::String(text), _) if self.text("name") == Some("io.debezium.data.Json") => number::document(&text),
+            (Value::String(text), _) if self.text("name") == Some("io.debezium.data.Json") => {
+                exact_json::document(&text)
+            }
             (value, _) => self.converted(&value).map_or(value, Value::String),
         }
     }

@@ -10,7 +10,7 @@ use super::super::{Malformed, SnapshotEnd, control, json};
 
 /// What a record says about its change, apart from the row.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct SourceBlock {
     pub(super) table: TableName,
     /// The position that walvec gave the change; `None` if another program wrote the record.
     pub(super) position: Option<Position>,
@@ -28,8 +28,8 @@ pub(super) struct Source {
     pub(super) ours: bool,
 }
 
-impl Source {
-    pub(super) fn read(envelope: &json::Fields<'_>) -> Result<Self, Malformed> {
+impl SourceBlock {
+    pub(super) fn read(envelope: &json::EnvelopeObject<'_>) -> Result<Self, Malformed> {
         let source = envelope.object("source")?;
         let table = TableName::new(source.text("schema")?, source.text("table")?);
         let lsn = Lsn(source.number("lsn")?);
@@ -70,9 +70,9 @@ impl Source {
 }
 
 /// Reads the end of a snapshot, if the message is one.
-pub(super) fn snapshot_end(envelope: &json::Fields<'_>) -> Result<Option<SnapshotEnd>, Malformed> {
+pub(super) fn snapshot_end(envelope: &json::EnvelopeObject<'_>) -> Result<Option<SnapshotEnd>, Malformed> {
     let Some(source) = envelope.get("source") else { return Ok(None) };
-    let source = json::Fields::of(source, "source")?;
+    let source = json::EnvelopeObject::of(source, "source")?;
     let Some(block) = Block::read(&source)? else { return Ok(None) };
     let Some((barrier, sweep)) = control::read_end_part(&block.fields)? else { return Ok(None) };
     let table = TableName::new(source.text("schema")?, source.text("table")?);
@@ -81,15 +81,15 @@ pub(super) fn snapshot_end(envelope: &json::Fields<'_>) -> Result<Option<Snapsho
 
 /// walvec's own block.
 struct Block<'a> {
-    fields: json::Fields<'a>,
+    fields: json::EnvelopeObject<'a>,
     position: Position,
     generation: Generation,
 }
 
 impl<'a> Block<'a> {
-    fn read(source: &json::Fields<'a>) -> Result<Option<Self>, Malformed> {
+    fn read(source: &json::EnvelopeObject<'a>) -> Result<Option<Self>, Malformed> {
         let Some(block) = source.get(control::BLOCK) else { return Ok(None) };
-        let fields = json::Fields::of(block, "source.walvec")?;
+        let fields = json::EnvelopeObject::of(block, "source.walvec")?;
         fields.version()?;
         let position = fields.position()?;
         Ok(Some(Self { fields, position, generation: Generation(fields.number("generation")?) }))

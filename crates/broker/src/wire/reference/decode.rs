@@ -7,7 +7,7 @@ use serde_json::Value;
 use walvec_model::{Cell, Change, Lsn, Op, Row, RowKey, Table, TableName};
 
 use super::super::control::Control;
-use super::super::shapes::{Shapes, Shown};
+use super::super::shapes::{SeenTables, ShownColumn};
 use super::super::{Arrived, Event, Malformed, header, json, stamp};
 use super::values;
 use crate::Record;
@@ -17,30 +17,30 @@ const ID: &str = "id";
 
 /// Reads changes of any table.
 #[derive(Debug)]
-pub(in crate::wire) struct Decoder {
+pub(in crate::wire) struct ReferenceDecoder {
     /// For each table, the columns that are needed. Those that an update leaves out were not sent; another program's
     /// record does not list them.
     needed: HashMap<TableName, Vec<String>>,
-    shapes: Shapes,
+    shapes: SeenTables,
     order: stamp::TopicOrder,
 }
 
 /// Columns of a change with their values.
-struct Columns<'a> {
+struct NamedValues<'a> {
     names: Vec<&'a str>,
     types: Vec<&'a str>,
     values: Vec<Value>,
 }
 
-impl Decoder {
+impl ReferenceDecoder {
     pub(in crate::wire) fn new(needed: HashMap<TableName, Vec<String>>) -> Self {
-        Self { needed, shapes: Shapes::default(), order: stamp::TopicOrder::default() }
+        Self { needed, shapes: SeenTables::default(), order: stamp::TopicOrder::default() }
     }
 
     pub(in crate::wire) fn decode(&mut self, record: &Record) -> Result<Event, Malformed> {
         let Some(bytes) = &record.value else { return Ok(Event::Nothing) };
         let value = json::parse(bytes, "value")?;
-        let envelope = json::Fields::of(&value, "")?;
+        let envelope = json::EnvelopeObject::of(&value, "")?;
         let kind = envelope.text("kind")?;
         if kind == "message" {
             let end = Control::read(&envelope)?.and_then(Control::end);
@@ -54,7 +54,7 @@ impl Decoder {
         let (table, op) = match kind {
             "truncate" => (self.shapes.table(&name, &[], &[]), Op::Truncate),
             "delete" => {
-                let key = Columns::old_keys(&envelope, record)?;
+                let key = NamedValues::old_keys(&envelope, record)?;
                 let indexes: Vec<_> = (0..key.names.len()).collect();
                 (self.shapes.table(&name, &key.shown(), &indexes), Op::Delete { key: RowKey::new(key.values) })
             }
@@ -75,13 +75,13 @@ impl Decoder {
     fn row(
         &mut self,
         name: &TableName,
-        envelope: &json::Fields<'_>,
+        envelope: &json::EnvelopeObject<'_>,
         is_update: bool,
         record: &Record,
     ) -> Result<(Arc<Table>, Op), Malformed> {
-        let row = Columns::read(envelope, ["columnnames", "columntypes", "columnvalues"])?;
+        let row = NamedValues::read(envelope, ["columnnames", "columntypes", "columnvalues"])?;
         let old = match envelope.get("oldkeys") {
-            Some(_) if is_update => Some(Columns::old_keys(envelope, record)?),
+            Some(_) if is_update => Some(NamedValues::old_keys(envelope, record)?),
             _ => None,
         };
         let key = match &old {
@@ -95,7 +95,7 @@ impl Decoder {
         let mut columns = row.shown();
         for name in not_sent.iter().chain(needed) {
             if !columns.iter().any(|column| column.name == name) {
-                columns.push(Shown::named(name));
+                columns.push(ShownColumn::named(name));
             }
         }
         let table = self.shapes.table(name, &columns, &key);
@@ -106,10 +106,10 @@ impl Decoder {
     }
 }
 
-impl<'a> Columns<'a> {
+impl<'a> NamedValues<'a> {
     /// Reads the key that the row had. With `REPLICA IDENTITY FULL`, wal2json writes all columns of the old row there.
     /// The key is then `id`, as for new rows.
-    fn old_keys(envelope: &json::Fields<'a>, record: &Record) -> Result<Self, Malformed> {
+    fn old_keys(envelope: &json::EnvelopeObject<'a>, record: &Record) -> Result<Self, Malformed> {
         let key = Self::read(&envelope.object("oldkeys")?, ["keynames", "keytypes", "keyvalues"])?;
         if key.names.is_empty() {
             return Err(Malformed::record("`oldkeys.keynames` is empty, so it cannot be told which row it is about"));
@@ -135,7 +135,7 @@ impl<'a> Columns<'a> {
     }
 
     /// Reads three lists of the same length: names, types, values.
-    fn read(fields: &json::Fields<'a>, lists: [&str; 3]) -> Result<Self, Malformed> {
+    fn read(fields: &json::EnvelopeObject<'a>, lists: [&str; 3]) -> Result<Self, Malformed> {
         let texts =
             |name| fields.typed(name, "a list of texts", |list| list.as_array()?.iter().map(Value::as_str).collect());
         let (names, types): (Vec<_>, Vec<_>) = (texts(lists[0])?, texts(lists[1])?);
@@ -148,8 +148,8 @@ impl<'a> Columns<'a> {
         Ok(Self { names, types, values })
     }
 
-    fn shown(&self) -> Vec<Shown<'a>> {
-        let column = |(&name, &type_name)| Shown { name, type_name, type_oid: values::oid(type_name), ty: None };
+    fn shown(&self) -> Vec<ShownColumn<'a>> {
+        let column = |(&name, &type_name)| ShownColumn { name, type_name, type_oid: values::oid(type_name), ty: None };
         self.names.iter().zip(&self.types).map(column).collect()
     }
 

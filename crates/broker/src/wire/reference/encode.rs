@@ -5,19 +5,19 @@ use std::sync::Arc;
 
 use walvec_model::{Change, Column, Op, Row, RowKey, Table, TableName, Value};
 
-use super::super::{Context, SnapshotEnd, control, header, json, stamp};
+use super::super::{ChangeContext, SnapshotEnd, control, header, json, stamp};
 use super::values;
 use crate::Outgoing;
 
 /// Writes changes of any table.
 #[derive(Debug, Default)]
-pub(in crate::wire) struct Encoder {
-    prepared: HashMap<TableName, Prepared>,
+pub(in crate::wire) struct ReferenceEncoder {
+    prepared: HashMap<TableName, ReferenceParts>,
 }
 
 /// The parts that are written once for each table.
 #[derive(Debug)]
-struct Prepared {
+struct ReferenceParts {
     table: Arc<Table>,
     /// `,"schema":..,"table":..`
     names: Vec<u8>,
@@ -25,7 +25,7 @@ struct Prepared {
     key: Vec<u8>,
 }
 
-impl Prepared {
+impl ReferenceParts {
     fn new(table: &Arc<Table>) -> Self {
         let mut names = br#","schema":"#.to_vec();
         json::value(&mut names, &table.name.schema);
@@ -36,12 +36,12 @@ impl Prepared {
     }
 }
 
-impl Encoder {
-    pub(in crate::wire) fn change(&mut self, change: &Change, context: &Context) -> Outgoing {
+impl ReferenceEncoder {
+    pub(in crate::wire) fn change(&mut self, change: &Change, context: &ChangeContext) -> Outgoing {
         let table = &change.table;
-        let prepared = self.prepared.entry(table.name.clone()).or_insert_with(|| Prepared::new(table));
+        let prepared = self.prepared.entry(table.name.clone()).or_insert_with(|| ReferenceParts::new(table));
         if !Arc::ptr_eq(&prepared.table, table) && prepared.table != *table {
-            *prepared = Prepared::new(table);
+            *prepared = ReferenceParts::new(table);
         }
         let mut headers =
             stamp::headers(change.position, context.generation, (!context.snapshot).then_some(context.committed_at));

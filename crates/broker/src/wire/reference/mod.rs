@@ -14,5 +14,5 @@ mod decode;
 mod encode;
 mod values;
 
-pub(super) use decode::Decoder;
-pub(super) use encode::{Encoder, snapshot_end};
+pub(super) use decode::ReferenceDecoder;
+pub(super) use encode::{ReferenceEncoder, snapshot_end};

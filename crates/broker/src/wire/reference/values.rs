@@ -6,8 +6,9 @@
 
 use serde::de::IgnoredAny;
 use serde_json::Value;
+use walvec_model::exact_json;
 
-use super::super::{json, number, shapes};
+use super::super::{json, shapes};
 
 /// Appends `value` of a column whose type is called `type_name`.
 pub(super) fn write(out: &mut Vec<u8>, type_name: &str, value: &Value) {
@@ -25,7 +26,7 @@ pub(super) fn write(out: &mut Vec<u8>, type_name: &str, value: &Value) {
 /// Reads a value that [`write()`] or wal2json wrote.
 pub(super) fn read(type_name: &str, value: Value) -> Value {
     match value {
-        Value::String(text) if is_json(type_name) => number::document(&text),
+        Value::String(text) if is_json(type_name) => exact_json::document(&text),
         Value::String(text) if type_name == "bytea" && !text.starts_with("\\x") => Value::String(format!("\\x{text}")),
         Value::Number(number) if type_name.starts_with("numeric") => Value::String(number.to_string()),
         other => other,
@@ -51,7 +52,7 @@ fn is_json(type_name: &str) -> bool {
 /// readers would round is kept as text by capture; that text is the document.
 fn document(text: &str) -> String {
     let is_kept =
-        || serde_json::from_str::<IgnoredAny>(text).is_ok() && number::key_document(text).as_str() == Some(text);
+        || serde_json::from_str::<IgnoredAny>(text).is_ok() && exact_json::key_document(text).as_str() == Some(text);
     if is_kept() { text.to_owned() } else { Value::from(text).to_string() }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use super::*;
 use crate::provider::clock::{Clock as _, simulated::SimulatedClock};
 
-type Answer = dyn Fn(&[String], usize) -> Result<Answers, Failure> + Send + Sync;
+type Answer = dyn Fn(&[String], usize) -> Result<Answers, RequestFailure> + Send + Sync;
 
 /// A provider with a latency, which records its requests.
 struct Provider {
@@ -17,7 +17,12 @@ struct Provider {
 }
 
 impl Ask for Provider {
-    fn ask<'a>(&'a self, texts: &'a [String], _: Option<usize>, _: OfLong) -> BoxFuture<'a, Result<Answers, Failure>> {
+    fn ask<'a>(
+        &'a self,
+        texts: &'a [String],
+        _: Option<usize>,
+        _: OfLong,
+    ) -> BoxFuture<'a, Result<Answers, RequestFailure>> {
         Box::pin(async move {
             let before = {
                 let mut asked = self.asked.lock().unwrap();
@@ -40,7 +45,7 @@ impl Setup {
     fn new(
         items: usize,
         concurrency: usize,
-        answer: impl Fn(&[String], usize) -> Result<Answers, Failure> + Send + Sync + 'static,
+        answer: impl Fn(&[String], usize) -> Result<Answers, RequestFailure> + Send + Sync + 'static,
     ) -> Self {
         Self::on(SimulatedClock::default(), items, concurrency, answer)
     }
@@ -49,16 +54,16 @@ impl Setup {
         clock: SimulatedClock,
         items: usize,
         concurrency: usize,
-        answer: impl Fn(&[String], usize) -> Result<Answers, Failure> + Send + Sync + 'static,
+        answer: impl Fn(&[String], usize) -> Result<Answers, RequestFailure> + Send + Sync + 'static,
     ) -> Self {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let latency = Duration::from_millis(50);
         let provider = Provider { clock: clock.clone(), latency, answer: Box::new(answer), asked: Arc::clone(&asked) };
-        let limits = Limits::new(Arc::new(clock.clone()), concurrency, None, None);
+        let limits = ProviderLimits::new(Arc::new(clock.clone()), concurrency, None, None);
         Self { clock, asked, batches: Batches::new(Box::new(provider), limits, items, 1000) }
     }
 
-    fn run(&self, texts: &[String]) -> Result<Vec<Result<Vector, Failure>>, Failure> {
+    fn run(&self, texts: &[String]) -> Result<Vec<Result<Vector, RequestFailure>>, RequestFailure> {
         self.clock.run(self.batches.run(texts, Lane::Documents, OfLong::Beginning))
     }
 
@@ -68,7 +73,7 @@ impl Setup {
 }
 
 /// Answers with vectors that are made of the number that each text is.
-fn vectors(texts: &[String]) -> Result<Answers, Failure> {
+fn vectors(texts: &[String]) -> Result<Answers, RequestFailure> {
     let number = |text: &String| if text == PROBE { 0.0 } else { text.trim().parse().unwrap() };
     Ok(texts.iter().map(|text| Ok(vec![number(text)])).collect())
 }
@@ -78,12 +83,12 @@ fn texts(count: usize) -> Vec<String> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-fn expected(count: usize) -> Vec<Result<Vector, Failure>> {
+fn expected(count: usize) -> Vec<Result<Vector, RequestFailure>> {
     (0..count).map(|number| Ok(vec![number as f32])).collect()
 }
 
-fn later(after: Option<Duration>) -> Result<Answers, Failure> {
-    Err(Failure::Later { reason: "too many requests".to_owned(), after })
+fn later(after: Option<Duration>) -> Result<Answers, RequestFailure> {
+    Err(RequestFailure::Later { reason: "too many requests".to_owned(), after })
 }
 
 #[test]
@@ -104,11 +109,11 @@ fn texts_are_split_by_number_and_by_tokens_and_come_back_in_order() {
 #[test]
 fn only_the_text_that_is_refused_fails_and_no_refused_request_is_repeated() {
     let setup = Setup::new(16, 2, |texts, _| match texts.iter().any(|text| text == "11") {
-        true => Err(Failure::Request("no".to_owned())),
+        true => Err(RequestFailure::Request("no".to_owned())),
         false => vectors(texts),
     });
     let mut wanted = expected(16);
-    wanted[11] = Err(Failure::Request("no".to_owned()));
+    wanted[11] = Err(RequestFailure::Request("no".to_owned()));
     assert_eq!(setup.run(&texts(16)), Ok(wanted));
     let mut asked = setup.asked.lock().unwrap().clone();
     let requests = asked.len();
@@ -124,7 +129,7 @@ fn a_text_without_a_vector_fails_alone_after_it_was_asked_for_alone() {
     });
     let results = setup.run(&texts(8)).unwrap();
     assert_eq!(results.iter().filter(|result| result.is_err()).count(), 1);
-    assert_eq!(results[3], Err(Failure::Request("zero".to_owned())));
+    assert_eq!(results[3], Err(RequestFailure::Request("zero".to_owned())));
     assert_eq!(setup.requests(), 2);
 }
 
@@ -132,7 +137,7 @@ fn a_text_without_a_vector_fails_alone_after_it_was_asked_for_alone() {
 fn what_fails_in_passing_is_repeated_and_what_lasts_is_handed_back_while_the_rest_succeeds() {
     let setup = Setup::new(1, 4, |texts, before| match texts[0].as_str() {
         "1" if before < 4 => later(None),
-        "2" => Err(Failure::Answer("half of it is missing".to_owned())),
+        "2" => Err(RequestFailure::Answer("half of it is missing".to_owned())),
         _ => vectors(texts),
     });
     let results = setup.run(&texts(4)).unwrap();
@@ -143,7 +148,7 @@ fn what_fails_in_passing_is_repeated_and_what_lasts_is_handed_back_while_the_res
 
 #[test]
 fn a_text_that_the_provider_fails_over_each_time_is_found_and_given_up_while_the_others_have_vectors() {
-    for failure in [Failure::Failing("500".to_owned()), Failure::Answer("no vectors".to_owned())] {
+    for failure in [RequestFailure::Failing("500".to_owned()), RequestFailure::Answer("no vectors".to_owned())] {
         let setup = Setup::new(16, 2, {
             let failure = failure.clone();
             move |texts, _| if texts.iter().any(|text| text == "11") { Err(failure.clone()) } else { vectors(texts) }
@@ -155,7 +160,7 @@ fn a_text_that_the_provider_fails_over_each_time_is_found_and_given_up_while_the
         }
         let before = setup.requests();
         let results = setup.run(&texts(16)).unwrap();
-        assert!(matches!(&results[11], Err(Failure::Request(reason)) if reason.contains(&failure.reason())));
+        assert!(matches!(&results[11], Err(RequestFailure::Request(reason)) if reason.contains(&failure.reason())));
         assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 15);
         // The suspect is asked for alone: two requests for its neighbours, its attempts, and a check that the provider
         // answers.
@@ -165,28 +170,28 @@ fn a_text_that_the_provider_fails_over_each_time_is_found_and_given_up_while_the
 
 #[test]
 fn a_provider_that_fails_over_every_text_is_waited_for_and_no_text_is_to_blame() {
-    let setup = Setup::new(8, 2, |_, _| Err(Failure::Failing("502".to_owned())));
+    let setup = Setup::new(8, 2, |_, _| Err(RequestFailure::Failing("502".to_owned())));
     for _ in 0..2 * ROUNDS {
         let results = setup.run(&texts(8)).unwrap();
-        assert!(results.iter().all(|result| *result == Err(Failure::Failing("502".to_owned()))));
+        assert!(results.iter().all(|result| *result == Err(RequestFailure::Failing("502".to_owned()))));
     }
 }
 
 #[test]
 fn a_text_that_has_a_vector_after_all_is_not_suspected_any_more() {
     let setup = Setup::new(1, 1, |texts, before| match (texts[0].as_str(), before % 40) {
-        ("0", 0..20) => Err(Failure::Failing("500".to_owned())),
+        ("0", 0..20) => Err(RequestFailure::Failing("500".to_owned())),
         _ => vectors(texts),
     });
     for _ in 0..60 {
         let results = setup.run(&texts(1)).unwrap();
-        assert!(!matches!(&results[0], Err(Failure::Request(_))), "{results:?}");
+        assert!(!matches!(&results[0], Err(RequestFailure::Request(_))), "{results:?}");
     }
 }
 
 #[test]
 fn what_no_attempt_can_change_ends_the_call_at_once() {
-    let definite = Failure::Definite { reason: "401".to_owned(), remedy: "key".to_owned() };
+    let definite = RequestFailure::Definite { reason: "401".to_owned(), remedy: "key".to_owned() };
     let setup = Setup::new(1, 1, {
         let definite = definite.clone();
         move |_, _| Err(definite.clone())
@@ -259,7 +264,7 @@ fn a_provider_that_refuses_half_of_the_requests_gives_four_fifths_of_what_its_li
         let refused = *refused.lock().unwrap();
         assert!(refused * 2 >= setup.requests() - 1, "{refused} of {} were refused", setup.requests());
         assert!(results.iter().all(|result| match result {
-            Ok(_) | Err(Failure::Later { .. }) => true,
+            Ok(_) | Err(RequestFailure::Later { .. }) => true,
             Err(_) => false,
         }));
         let allowed = clock.now().as_secs_f64() * PER_SECOND;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::record::{self, Kind, Record};
+use super::record::{self, JournalRecord, RecordKind};
 use crate::embedded::manifest::sync_parent;
 
 /// The file before another one. Its length, recorded in the next file, shows whether it is whole.
@@ -35,7 +35,7 @@ impl LogFile {
     /// Creates a file with room for `bytes`; it is durable when this returns.
     pub(super) fn create(directory: &Path, number: u64, previous: Option<Previous>, bytes: usize) -> io::Result<Self> {
         let path = path_of(directory, number);
-        let beginning = record::record(Kind::Begin, (Uuid::nil(), 0), &serde_json::to_vec(&previous)?)?;
+        let beginning = record::record(RecordKind::Begin, (Uuid::nil(), 0), &serde_json::to_vec(&previous)?)?;
         let mut file = File::create(&path)?;
         file.write_all(&beginning)?;
         // Fill the file with zeros, which do not read as a record. Writing over them changes neither the length nor the allocation, so
@@ -93,9 +93,9 @@ pub(super) fn list(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
 }
 
 /// Returns what the first record of a file says about the file before it; the outer `None` means that the file has no first record.
-pub(super) fn previous(records: &[Record<'_>]) -> io::Result<Option<Option<Previous>>> {
+pub(super) fn previous(records: &[JournalRecord<'_>]) -> io::Result<Option<Option<Previous>>> {
     match records.first() {
-        Some(Record { kind: Kind::Begin, content, .. }) => Ok(Some(serde_json::from_slice(content)?)),
+        Some(JournalRecord { kind: RecordKind::Begin, content, .. }) => Ok(Some(serde_json::from_slice(content)?)),
         _ => Ok(None),
     }
 }

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::file;
-use super::record::{self, Kind, Record};
+use super::record::{self, JournalRecord, RecordKind};
 use crate::SinkError;
 use crate::embedded::manifest::{self, replace_file, sync_parent};
 use crate::embedded::paths::io_error;
-use crate::embedded::steps::Step;
+use crate::embedded::steps::EngineStep;
 
 /// Returns the path of the file with the changes that were handed out to a collection.
 fn handed_out_path(collection: &Path) -> PathBuf {
@@ -23,7 +23,7 @@ fn handed_out_path(collection: &Path) -> PathBuf {
 }
 
 /// Reads the changes that were handed out to the collection in this directory, in their order.
-pub(in crate::embedded) fn handed_out(collection: &Path) -> io::Result<Vec<Vec<Step>>> {
+pub(in crate::embedded) fn handed_out(collection: &Path) -> io::Result<Vec<Vec<EngineStep>>> {
     let bytes = read(&handed_out_path(collection))?;
     record::records(&bytes)?.0.iter().map(|record| record::decode(record.content)).collect()
 }
@@ -70,7 +70,7 @@ pub(super) fn hand_out(root: &Path, directory: &Path) -> Result<(), SinkError> {
 }
 
 /// Returns the records of the files, if nothing is missing but the end of the last file, which was being written.
-fn whole<'a>(directory: &Path, files: &'a [(u64, Vec<u8>)]) -> Result<Vec<Vec<Record<'a>>>, SinkError> {
+fn whole<'a>(directory: &Path, files: &'a [(u64, Vec<u8>)]) -> Result<Vec<Vec<JournalRecord<'a>>>, SinkError> {
     let mut whole = Vec::new();
     for (index, (number, bytes)) in files.iter().enumerate() {
         let next = files.get(index + 1).map(|(_, bytes)| bytes.as_slice());
@@ -95,7 +95,7 @@ fn records_before<'a>(
     bytes: &'a [u8],
     next: Option<&[u8]>,
     is_next_last: bool,
-) -> io::Result<Vec<Record<'a>>> {
+) -> io::Result<Vec<JournalRecord<'a>>> {
     let (mut records, length) = record::records(bytes)?;
     let Some(next) = next else { return Ok(records) };
     match file::previous(&record::records(next)?.0)? {
@@ -115,14 +115,14 @@ fn records_before<'a>(
 }
 
 /// Groups the changes by collection, without those that were withdrawn.
-fn changes<'a>(files: &[Vec<Record<'a>>]) -> BTreeMap<Uuid, Vec<Record<'a>>> {
-    let mut changes: BTreeMap<Uuid, Vec<Record<'_>>> = BTreeMap::new();
+fn changes<'a>(files: &[Vec<JournalRecord<'a>>]) -> BTreeMap<Uuid, Vec<JournalRecord<'a>>> {
+    let mut changes: BTreeMap<Uuid, Vec<JournalRecord<'_>>> = BTreeMap::new();
     for record in files.iter().flatten() {
         let of_owner = changes.entry(record.owner).or_default();
         match record.kind {
-            Kind::Change => of_owner.push(*record),
-            Kind::Withdrawn => drop(of_owner.pop()),
-            Kind::Begin => {}
+            RecordKind::Change => of_owner.push(*record),
+            RecordKind::Withdrawn => drop(of_owner.pop()),
+            RecordKind::Begin => {}
         }
     }
     changes.retain(|_, of_owner| !of_owner.is_empty());

@@ -34,11 +34,11 @@ use std::thread;
 use uuid::Uuid;
 
 use self::file::LogFile;
-use self::record::{Kind, Record};
+use self::record::{JournalRecord, RecordKind};
 use super::data_dir::LockFile;
 use super::manifest::sync_parent;
 use super::paths::io_error;
-use super::steps::Step;
+use super::steps::EngineStep;
 use crate::SinkError;
 
 pub(super) use self::left_behind::{forget_handed_out, handed_out};
@@ -59,7 +59,7 @@ type Relief = Arc<dyn Fn() + Send + Sync>;
 static OPEN: Mutex<BTreeMap<PathBuf, (Arc<Journal>, usize)>> = Mutex::new(BTreeMap::new());
 
 /// A collection's part in the journal of its data directory.
-pub(super) struct Member {
+pub(super) struct JournalMember {
     journal: Arc<Journal>,
     root: PathBuf,
     id: Uuid,
@@ -67,7 +67,7 @@ pub(super) struct Member {
     flushes: AtomicU64,
 }
 
-impl Member {
+impl JournalMember {
     /// Joins the journal of the data directory `root`. The first to join opens it and hands out the changes that another process left there to
     /// their collections, see [`handed_out`]. `flushes`: how many this collection has counted.
     pub(super) fn join(root: &Path, id: Uuid, flushes: u64) -> Result<Self, SinkError> {
@@ -93,14 +93,14 @@ impl Member {
     }
 
     /// Records a change; it is durable when this returns.
-    pub(super) fn record(&self, change: &mut [Step]) -> io::Result<()> {
-        let record = record::record(Kind::Change, self.tag(), &record::encode(change)?)?;
+    pub(super) fn record(&self, change: &mut [EngineStep]) -> io::Result<()> {
+        let record = record::record(RecordKind::Change, self.tag(), &record::encode(change)?)?;
         self.journal.append(self.id, &record)
     }
 
     /// Withdraws the last change, durably, because it was not made.
     pub(super) fn withdraw(&self) -> io::Result<()> {
-        let record = record::record(Kind::Withdrawn, self.tag(), &[])?;
+        let record = record::record(RecordKind::Withdrawn, self.tag(), &[])?;
         self.journal.append(self.id, &record)
     }
 
@@ -115,7 +115,7 @@ impl Member {
     }
 
     /// Returns the changes since the last flush.
-    pub(super) fn changes(&self) -> io::Result<Vec<Vec<Step>>> {
+    pub(super) fn changes(&self) -> io::Result<Vec<Vec<EngineStep>>> {
         self.journal.changes(self.tag())
     }
 
@@ -132,13 +132,13 @@ impl Member {
     }
 }
 
-impl std::fmt::Debug for Member {
+impl std::fmt::Debug for JournalMember {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Member").field("root", &self.root).field("id", &self.id).finish_non_exhaustive()
     }
 }
 
-impl Drop for Member {
+impl Drop for JournalMember {
     /// Keeps the changes that were not flushed, for when the collection is opened again.
     fn drop(&mut self) {
         self.journal.state().reliefs.remove(&self.id);
@@ -155,19 +155,19 @@ impl Drop for Member {
 /// The journal of a data directory.
 struct Journal {
     directory: PathBuf,
-    state: Mutex<State>,
+    state: Mutex<JournalState>,
     /// Signals the end of an `fdatasync`.
     turn: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct JournalState {
     /// The files, oldest first; the last one takes records.
     files: VecDeque<LogFile>,
     /// How many files were created.
     begun: u64,
     /// The group of records that the next `fdatasync` is for.
-    group: Arc<Group>,
+    group: Arc<RecordGroup>,
     is_syncing: bool,
     /// Whether writing the last file failed; the next record goes to a new one.
     is_broken: bool,
@@ -180,9 +180,9 @@ struct State {
 
 /// A group of records that share one `fdatasync`, and its outcome.
 #[derive(Default)]
-struct Group(OnceLock<Result<(), (ErrorKind, String)>>);
+struct RecordGroup(OnceLock<Result<(), (ErrorKind, String)>>);
 
-impl Group {
+impl RecordGroup {
     fn end(&self, outcome: &io::Result<()>) {
         // `set` cannot fail: each group ends once.
         self.0.set(outcome.as_ref().copied().map_err(|error| (error.kind(), error.to_string()))).ok();
@@ -207,10 +207,14 @@ impl Journal {
         let directory = root.join("journal");
         let lock = Some(LockFile::acquire(&directory)?);
         left_behind::hand_out(root, &directory)?;
-        Ok(Self { directory, state: Mutex::new(State { lock, ..State::default() }), turn: Condvar::new() })
+        Ok(Self {
+            directory,
+            state: Mutex::new(JournalState { lock, ..JournalState::default() }),
+            turn: Condvar::new(),
+        })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, JournalState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -238,7 +242,7 @@ impl Journal {
     }
 
     /// Waits until the appended records are durable. Callers that arrive during an `fdatasync` share the next one.
-    fn synced<'a>(&'a self, mut state: MutexGuard<'a, State>) -> io::Result<()> {
+    fn synced<'a>(&'a self, mut state: MutexGuard<'a, JournalState>) -> io::Result<()> {
         let group = Arc::clone(&state.group);
         loop {
             if let Some(outcome) = group.outcome() {
@@ -263,7 +267,10 @@ impl Journal {
     }
 
     /// Makes sure that the last file can take records, or creates a new one.
-    fn with_room<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>) -> io::Result<MutexGuard<'a, State>> {
+    fn with_room<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, JournalState>,
+    ) -> io::Result<MutexGuard<'a, JournalState>> {
         loop {
             if !state.is_broken && state.files.back().is_some_and(|last| last.length < FILE_BYTES as u64) {
                 return Ok(state);
@@ -297,7 +304,7 @@ impl Journal {
         state.remove_oldest(1);
     }
 
-    fn changes(&self, (owner, flushes): (Uuid, u64)) -> io::Result<Vec<Vec<Step>>> {
+    fn changes(&self, (owner, flushes): (Uuid, u64)) -> io::Result<Vec<Vec<EngineStep>>> {
         let state = self.state();
         let Some(owed) = state.owed.get(&owner) else { return Ok(Vec::new()) };
         let mut contents: Vec<Vec<u8>> = Vec::new();
@@ -305,13 +312,13 @@ impl Journal {
             let mut bytes = fs::read(&file.path)?;
             bytes.truncate(usize::try_from(file.length).unwrap_or(usize::MAX));
             let records = record::records(&bytes)?.0.into_iter();
-            for Record { kind, content, .. } in
+            for JournalRecord { kind, content, .. } in
                 records.filter(|record| (record.owner, record.flushes) == (owner, flushes))
             {
                 match kind {
-                    Kind::Change => contents.push(content.to_vec()),
-                    Kind::Withdrawn => drop(contents.pop()),
-                    Kind::Begin => {}
+                    RecordKind::Change => contents.push(content.to_vec()),
+                    RecordKind::Withdrawn => drop(contents.pop()),
+                    RecordKind::Begin => {}
                 }
             }
         }
@@ -320,7 +327,7 @@ impl Journal {
     }
 
     /// Asks the collections that still need the oldest file to flush, on a thread of its own: they may have nothing to write for a long time.
-    fn relieve(self: &Arc<Self>, state: &mut State) {
+    fn relieve(self: &Arc<Self>, state: &mut JournalState) {
         let Some(oldest) = state.files.front().map(|oldest| oldest.number) else { return };
         if state.files.len() <= MANY_FILES || state.is_relieving {
             return;
@@ -337,7 +344,7 @@ impl Journal {
     }
 }
 
-impl State {
+impl JournalState {
     /// Records the outcome of an `fdatasync` of the first `length` bytes of the last file.
     fn end_sync(&mut self, length: u64, outcome: &io::Result<()>) {
         let Some(last) = self.files.back_mut() else { return };

@@ -5,11 +5,11 @@ use std::io::{self, ErrorKind};
 use uuid::Uuid;
 use walvec_model::{Vector, checksum};
 
-use crate::embedded::steps::{RawPoint, Step};
+use crate::embedded::steps::{EnginePoint, EngineStep};
 
 /// The kind of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum RecordKind {
     /// The first record of a file.
     Begin,
     /// A change.
@@ -18,7 +18,7 @@ pub(super) enum Kind {
     Withdrawn,
 }
 
-impl Kind {
+impl RecordKind {
     const fn code(self) -> u8 {
         match self {
             Self::Begin => 0,
@@ -44,8 +44,8 @@ const TAG: usize = 1 + 16 + 8;
 
 /// A record as it was read.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Record<'a> {
-    pub(super) kind: Kind,
+pub(super) struct JournalRecord<'a> {
+    pub(super) kind: RecordKind,
     pub(super) owner: Uuid,
     /// How many flushes of the collection came before this record.
     pub(super) flushes: u64,
@@ -55,7 +55,7 @@ pub(super) struct Record<'a> {
 }
 
 /// Builds a record as it lies in a file.
-pub(super) fn record(kind: Kind, (owner, flushes): (Uuid, u64), content: &[u8]) -> io::Result<Vec<u8>> {
+pub(super) fn record(kind: RecordKind, (owner, flushes): (Uuid, u64), content: &[u8]) -> io::Result<Vec<u8>> {
     let length = u32::try_from(TAG + content.len()).map_err(|_| invalid("a change has more than 4 GiB"))?;
     let mut tag = [kind.code(); TAG];
     tag[1..17].copy_from_slice(owner.as_bytes());
@@ -69,7 +69,7 @@ pub(super) fn record(kind: Kind, (owner, flushes): (Uuid, u64), content: &[u8]) 
 }
 
 /// Parses records up to the first incomplete one; also returns the length in bytes of the complete ones.
-pub(super) fn records(bytes: &[u8]) -> io::Result<(Vec<Record<'_>>, usize)> {
+pub(super) fn records(bytes: &[u8]) -> io::Result<(Vec<JournalRecord<'_>>, usize)> {
     let mut found = Vec::new();
     let mut length = 0;
     while let Some((record, rest)) = split_record(&bytes[length..])? {
@@ -79,7 +79,7 @@ pub(super) fn records(bytes: &[u8]) -> io::Result<(Vec<Record<'_>>, usize)> {
     Ok((found, length))
 }
 
-fn split_record(bytes: &[u8]) -> io::Result<Option<(Record<'_>, &[u8])>> {
+fn split_record(bytes: &[u8]) -> io::Result<Option<(JournalRecord<'_>, &[u8])>> {
     let Some((length, behind)) = split_number::<4>(bytes) else { return Ok(None) };
     let Some((sum, behind)) = split_number::<8>(behind) else { return Ok(None) };
     let length = u32::from_le_bytes(length) as usize;
@@ -93,13 +93,14 @@ fn split_record(bytes: &[u8]) -> io::Result<Option<(Record<'_>, &[u8])>> {
     let (tag, content) = body.split_at(TAG);
     let owner = Uuid::from_slice(&tag[1..17]).map_err(invalid)?;
     let flushes = split_number::<8>(&tag[17..]).map_or(0, |(flushes, _)| u64::from_le_bytes(flushes));
-    let record = Record { kind: Kind::of(tag[0])?, owner, flushes, content, bytes: &bytes[..HEAD + length] };
+    let record =
+        JournalRecord { kind: RecordKind::of(tag[0])?, owner, flushes, content, bytes: &bytes[..HEAD + length] };
     Ok(Some((record, rest)))
 }
 
 /// Encodes a change: the JSON of its steps without their vectors, then the numbers of the vectors. The vectors are most of a change,
 /// and as text three times as long.
-pub(super) fn encode(change: &mut [Step]) -> io::Result<Vec<u8>> {
+pub(super) fn encode(change: &mut [EngineStep]) -> io::Result<Vec<u8>> {
     let vectors: Vec<Vector> = points_of(change).map(|point| std::mem::take(&mut point.vector)).collect();
     let text = serde_json::to_vec(&*change);
     let mut room = 4;
@@ -119,11 +120,11 @@ pub(super) fn encode(change: &mut [Step]) -> io::Result<Vec<u8>> {
 }
 
 /// Decodes the change of a record.
-pub(super) fn decode(content: &[u8]) -> io::Result<Vec<Step>> {
+pub(super) fn decode(content: &[u8]) -> io::Result<Vec<EngineStep>> {
     let short = || invalid("a change is shorter than it says");
     let (length, behind) = split_number::<4>(content).ok_or_else(short)?;
     let (text, mut numbers) = behind.split_at_checked(u32::from_le_bytes(length) as usize).ok_or_else(short)?;
-    let mut change: Vec<Step> = serde_json::from_slice(text)?;
+    let mut change: Vec<EngineStep> = serde_json::from_slice(text)?;
     for point in points_of(&mut change) {
         let (length, behind) = split_number::<4>(numbers).ok_or_else(short)?;
         let length = u32::from_le_bytes(length) as usize * size_of::<f32>();
@@ -135,8 +136,11 @@ pub(super) fn decode(content: &[u8]) -> io::Result<Vec<Step>> {
     Ok(change)
 }
 
-fn points_of(change: &mut [Step]) -> impl Iterator<Item = &mut RawPoint> {
-    change.iter_mut().filter_map(|step| if let Step::Upsert(points) = step { Some(points) } else { None }).flatten()
+fn points_of(change: &mut [EngineStep]) -> impl Iterator<Item = &mut EnginePoint> {
+    change
+        .iter_mut()
+        .filter_map(|step| if let EngineStep::Upsert(points) = step { Some(points) } else { None })
+        .flatten()
 }
 
 fn put_length(bytes: &mut Vec<u8>, length: usize) -> io::Result<()> {
@@ -161,19 +165,19 @@ mod tests {
 
     use super::*;
 
-    fn change() -> Vec<Step> {
+    fn change() -> Vec<EngineStep> {
         let serde_json::Value::Object(payload) = json!({ "title": "a book", "price": 1.25 }) else { panic!() };
         let keywords = Some(SparseVector { indices: vec![7, 9], values: vec![0.5, 1.5] });
-        let point = |id, keywords| RawPoint {
+        let point = |id, keywords| EnginePoint {
             id: PointId::Num(id),
             vector: vec![0.1, -0.0, f32::MIN_POSITIVE],
             keywords,
             payload: payload.clone(),
         };
         vec![
-            Step::Upsert(vec![point(1, keywords), point(2, None)]),
-            Step::Overwrite { id: PointId::Num(3), payload: payload.clone() },
-            Step::Delete(vec![PointId::Num(4)]),
+            EngineStep::Upsert(vec![point(1, keywords), point(2, None)]),
+            EngineStep::Overwrite { id: PointId::Num(3), payload: payload.clone() },
+            EngineStep::Delete(vec![PointId::Num(4)]),
         ]
     }
 
@@ -191,23 +195,23 @@ mod tests {
     #[test]
     fn records_end_before_the_first_that_is_torn_or_changed() {
         let owner = (Uuid::new_v4(), 7);
-        let mut bytes = record(Kind::Change, owner, b"one").unwrap();
+        let mut bytes = record(RecordKind::Change, owner, b"one").unwrap();
         let first = bytes.len();
-        bytes.extend(record(Kind::Withdrawn, owner, b"").unwrap());
+        bytes.extend(record(RecordKind::Withdrawn, owner, b"").unwrap());
         let second = bytes.len();
-        bytes.extend(record(Kind::Change, owner, b"three").unwrap());
-        let kinds = |bytes: &[u8]| -> (Vec<Kind>, usize) {
+        bytes.extend(record(RecordKind::Change, owner, b"three").unwrap());
+        let kinds = |bytes: &[u8]| -> (Vec<RecordKind>, usize) {
             let (found, length) = records(bytes).unwrap();
             (found.iter().map(|record| record.kind).collect(), length)
         };
-        assert_eq!(kinds(&bytes), (vec![Kind::Change, Kind::Withdrawn, Kind::Change], bytes.len()));
+        assert_eq!(kinds(&bytes), (vec![RecordKind::Change, RecordKind::Withdrawn, RecordKind::Change], bytes.len()));
         for torn in second..bytes.len() {
-            assert_eq!(kinds(&bytes[..torn]), (vec![Kind::Change, Kind::Withdrawn], second));
+            assert_eq!(kinds(&bytes[..torn]), (vec![RecordKind::Change, RecordKind::Withdrawn], second));
         }
         for changed in first..second {
             let mut other = bytes.clone();
             other[changed] ^= 0x10;
-            assert_eq!(kinds(&other), (vec![Kind::Change], first), "byte {changed} is not what it was");
+            assert_eq!(kinds(&other), (vec![RecordKind::Change], first), "byte {changed} is not what it was");
         }
     }
 }

@@ -1,11 +1,11 @@
 use walvec_model::PointId;
 
 use super::*;
-use crate::embedded::steps::RawPoint;
+use crate::embedded::steps::EnginePoint;
 
-fn change(id: u64) -> Vec<Step> {
+fn change(id: u64) -> Vec<EngineStep> {
     let payload = walvec_model::Payload::new();
-    vec![Step::Upsert(vec![RawPoint { id: PointId::Num(id), vector: vec![0.5; 64], keywords: None, payload }])]
+    vec![EngineStep::Upsert(vec![EnginePoint { id: PointId::Num(id), vector: vec![0.5; 64], keywords: None, payload }])]
 }
 
 /// Creates a data directory with these collections, which have a manifest and no engine.
@@ -30,7 +30,7 @@ fn collections_in(root: &Path, names: &[&str]) -> Vec<Uuid> {
 }
 
 /// Simulates a kill: the process's memory is lost, its files stay.
-fn kill(member: Member) {
+fn kill(member: JournalMember) {
     let mut open = OPEN.lock().unwrap();
     open.remove(&member.root);
     member.journal.state().lock = None;
@@ -39,7 +39,7 @@ fn kill(member: Member) {
 }
 
 /// Counts a flush of the collection, and forgets the recorded changes.
-fn flush(root: &tempfile::TempDir, name: &str, member: &Member, flushes: u64) {
+fn flush(root: &tempfile::TempDir, name: &str, member: &JournalMember, flushes: u64) {
     let path = root.path().join("collections").join(name).join("walvec-collection.json");
     let mut manifest: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     manifest["flushes"] = flushes.into();
@@ -47,11 +47,11 @@ fn flush(root: &tempfile::TempDir, name: &str, member: &Member, flushes: u64) {
     member.flushed(flushes);
 }
 
-fn record(member: &Member, id: u64) {
+fn record(member: &JournalMember, id: u64) {
     member.record(&mut change(id)).unwrap();
 }
 
-fn left(root: &tempfile::TempDir, name: &str) -> Vec<Vec<Step>> {
+fn left(root: &tempfile::TempDir, name: &str) -> Vec<Vec<EngineStep>> {
     handed_out(&root.path().join("collections").join(name)).unwrap()
 }
 
@@ -66,8 +66,8 @@ fn log_files(root: &tempfile::TempDir) -> Vec<PathBuf> {
 #[test]
 fn what_was_recorded_and_not_flushed_is_left_for_the_next_process() {
     let (root, ids) = data_directory(&["books", "films"]);
-    let books = Member::join(root.path(), ids[0], 0).unwrap();
-    let films = Member::join(root.path(), ids[1], 0).unwrap();
+    let books = JournalMember::join(root.path(), ids[0], 0).unwrap();
+    let films = JournalMember::join(root.path(), ids[1], 0).unwrap();
     record(&books, 1);
     record(&films, 2);
     flush(&root, "books", &books, 1);
@@ -80,7 +80,7 @@ fn what_was_recorded_and_not_flushed_is_left_for_the_next_process() {
     kill(books);
 
     // Only one of them is opened now.
-    let books = Member::join(root.path(), ids[0], 1).unwrap();
+    let books = JournalMember::join(root.path(), ids[0], 1).unwrap();
     assert_eq!(left(&root, "books"), [change(3)]);
     assert_eq!(left(&root, "films"), [change(2)]);
     assert!(books.changes().unwrap().is_empty());
@@ -88,7 +88,7 @@ fn what_was_recorded_and_not_flushed_is_left_for_the_next_process() {
     forget_handed_out(&root.path().join("collections/books")).unwrap();
     record(&books, 5);
     kill(books);
-    drop(Member::join(root.path(), ids[1], 0).unwrap());
+    drop(JournalMember::join(root.path(), ids[1], 0).unwrap());
     assert_eq!(left(&root, "books"), [change(5)]);
     assert_eq!(left(&root, "films"), [change(2)], "it was not opened, and keeps what it had");
 }
@@ -96,7 +96,7 @@ fn what_was_recorded_and_not_flushed_is_left_for_the_next_process() {
 #[test]
 fn a_collection_that_was_put_back_to_an_older_state_gets_nothing_that_does_not_follow_it() {
     let (root, ids) = data_directory(&["books"]);
-    let books = Member::join(root.path(), ids[0], 0).unwrap();
+    let books = JournalMember::join(root.path(), ids[0], 0).unwrap();
     record(&books, 1);
     let manifest = root.path().join("collections/books/walvec-collection.json");
     let older = fs::read(&manifest).unwrap();
@@ -104,14 +104,14 @@ fn a_collection_that_was_put_back_to_an_older_state_gets_nothing_that_does_not_f
     record(&books, 2);
     kill(books);
     fs::write(&manifest, older).unwrap();
-    drop(Member::join(root.path(), ids[0], 0).unwrap());
+    drop(JournalMember::join(root.path(), ids[0], 0).unwrap());
     assert!(left(&root, "books").is_empty());
 }
 
 #[test]
 fn a_record_that_was_torn_hides_none_before_it() {
     let (root, ids) = data_directory(&["books"]);
-    let books = Member::join(root.path(), ids[0], 0).unwrap();
+    let books = JournalMember::join(root.path(), ids[0], 0).unwrap();
     record(&books, 1);
     record(&books, 2);
     kill(books);
@@ -120,14 +120,14 @@ fn a_record_that_was_torn_hides_none_before_it() {
     let length = record::records(&bytes).unwrap().1;
     bytes[length - 5..].fill(0);
     fs::write(path, bytes).unwrap();
-    drop(Member::join(root.path(), ids[0], 0).unwrap());
+    drop(JournalMember::join(root.path(), ids[0], 0).unwrap());
     assert_eq!(left(&root, "books"), [change(1)]);
 }
 
 #[test]
 fn a_hole_in_the_middle_is_refused() {
     let (root, ids) = data_directory(&["books"]);
-    let books = Member::join(root.path(), ids[0], 0).unwrap();
+    let books = JournalMember::join(root.path(), ids[0], 0).unwrap();
     record(&books, 1);
     record(&books, 2);
     books.journal.state().is_broken = true;
@@ -139,7 +139,7 @@ fn a_hole_in_the_middle_is_refused() {
     let length = record::records(&bytes).unwrap().1;
     bytes[length - 3] ^= 1;
     fs::write(&files[0], bytes).unwrap();
-    let error = Member::join(root.path(), ids[0], 0).unwrap_err();
+    let error = JournalMember::join(root.path(), ids[0], 0).unwrap_err();
     assert!(matches!(error, SinkError::Corrupt { .. }), "{error}");
     let message = error.to_string();
     assert!(message.contains("file 1 of the journal can be read up to byte"), "{message}");
@@ -147,15 +147,15 @@ fn a_hole_in_the_middle_is_refused() {
     assert_eq!(log_files(&root), files, "nothing is removed that somebody may want to mend");
 
     fs::remove_file(&files[0]).unwrap();
-    drop(Member::join(root.path(), ids[0], 0).unwrap());
+    drop(JournalMember::join(root.path(), ids[0], 0).unwrap());
     assert_eq!(left(&root, "books"), [change(3)]);
 }
 
 #[test]
 fn a_file_goes_when_every_collection_has_flushed_what_it_has_there() {
     let (root, ids) = data_directory(&["books", "films"]);
-    let books = Member::join(root.path(), ids[0], 0).unwrap();
-    let films = Member::join(root.path(), ids[1], 0).unwrap();
+    let books = JournalMember::join(root.path(), ids[0], 0).unwrap();
+    let films = JournalMember::join(root.path(), ids[1], 0).unwrap();
     record(&books, 1);
     record(&films, 2);
     books.journal.state().is_broken = true;
@@ -173,8 +173,8 @@ fn a_file_goes_when_every_collection_has_flushed_what_it_has_there() {
 #[test]
 fn a_collection_that_holds_the_oldest_file_back_is_asked_to_flush() {
     let (root, ids) = data_directory(&["books", "films"]);
-    let books = Member::join(root.path(), ids[0], 0).unwrap();
-    let films = Arc::new(Member::join(root.path(), ids[1], 0).unwrap());
+    let books = JournalMember::join(root.path(), ids[0], 0).unwrap();
+    let films = Arc::new(JournalMember::join(root.path(), ids[1], 0).unwrap());
     let (asked, was_asked) = std::sync::mpsc::sync_channel(8);
     let weak = Arc::downgrade(&films);
     films.relieved_by(Arc::new(move || {
@@ -194,7 +194,8 @@ fn a_collection_that_holds_the_oldest_file_back_is_asked_to_flush() {
 #[test]
 fn many_that_record_at_once_share_the_way_to_the_disk_and_all_are_there() {
     let (root, ids) = data_directory(&["books", "films"]);
-    let members = [Member::join(root.path(), ids[0], 0).unwrap(), Member::join(root.path(), ids[1], 0).unwrap()];
+    let members =
+        [JournalMember::join(root.path(), ids[0], 0).unwrap(), JournalMember::join(root.path(), ids[1], 0).unwrap()];
     thread::scope(|scope| {
         for writer in 0..16 {
             let member = &members[writer % 2];
@@ -207,20 +208,22 @@ fn many_that_record_at_once_share_the_way_to_the_disk_and_all_are_there() {
     let [books, films] = members;
     std::mem::forget(films);
     kill(books);
-    drop(Member::join(root.path(), ids[0], 0).unwrap());
+    drop(JournalMember::join(root.path(), ids[0], 0).unwrap());
     assert_eq!(left(&root, "books").len() + left(&root, "films").len(), 320);
 }
 
 #[test]
 fn what_could_not_be_made_durable_is_an_error_and_is_not_made_again() {
     let (root, ids) = data_directory(&["books"]);
-    let books = Member::join(root.path(), ids[0], 0).unwrap();
+    let books = JournalMember::join(root.path(), ids[0], 0).unwrap();
     record(&books, 1);
     {
         let mut state = books.journal.state();
         let last = state.files.back_mut().unwrap();
-        last.append(&record::record(Kind::Change, (ids[0], 0), &record::encode(&mut change(2)).unwrap()).unwrap())
-            .unwrap();
+        last.append(
+            &record::record(RecordKind::Change, (ids[0], 0), &record::encode(&mut change(2)).unwrap()).unwrap(),
+        )
+        .unwrap();
         let (length, group) = (last.length, Arc::clone(&state.group));
         state.end_sync(length, &Err(io::Error::other("the disk")));
         assert!(group.outcome().unwrap().is_err());
@@ -229,7 +232,7 @@ fn what_could_not_be_made_durable_is_an_error_and_is_not_made_again() {
     assert_eq!(log_files(&root).len(), 2, "nothing is written behind what failed");
     assert_eq!(books.changes().unwrap(), [change(1), change(3)]);
     kill(books);
-    drop(Member::join(root.path(), ids[0], 0).unwrap());
+    drop(JournalMember::join(root.path(), ids[0], 0).unwrap());
     assert_eq!(left(&root, "books"), [change(1), change(3)]);
 }
 
@@ -244,7 +247,7 @@ fn a_full_disk_refuses_a_change_and_keeps_those_before_it() {
         }
     };
     let ids = collections_in(volume.path(), &["books"]);
-    let books = Member::join(volume.path(), ids[0], 0).unwrap();
+    let books = JournalMember::join(volume.path(), ids[0], 0).unwrap();
     record(&books, 1);
     let ballast = volume.fill().unwrap();
     let mut written = 1;
@@ -263,6 +266,6 @@ fn a_full_disk_refuses_a_change_and_keeps_those_before_it() {
     let changes = books.changes().unwrap();
     assert_eq!((changes.len() as u64, changes.last()), (written + 1, Some(&change(2000))));
     kill(books);
-    drop(Member::join(volume.path(), ids[0], 0).unwrap());
+    drop(JournalMember::join(volume.path(), ids[0], 0).unwrap());
     assert_eq!(handed_out(&volume.path().join("collections/books")).unwrap(), changes);
 }

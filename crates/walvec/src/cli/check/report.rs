@@ -143,12 +143,12 @@ impl CheckResult {
 
 #[cfg(test)]
 mod tests {
-    use walvec_capture::{Actor, Part, Statement, Subject};
+    use walvec_capture::{Actor, ScriptPart, Statement, Subject};
 
     use super::*;
 
     fn script() -> Script {
-        let part = Part { role: None, who: "a superuser".to_owned(), statements: vec!["GRANT x;".to_owned()] };
+        let part = ScriptPart { role: None, who: "a superuser".to_owned(), statements: vec!["GRANT x;".to_owned()] };
         Script { database: "shop".to_owned(), parts: vec![part] }
     }
 

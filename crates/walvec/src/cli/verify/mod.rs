@@ -18,7 +18,10 @@ use walvec_embed::Embedder;
 use walvec_pipeline::PipelineError;
 use walvec_pipeline::observe::status::{SetAside, Status};
 use walvec_transform::Chunker;
-use walvec_verify::{Chunks, CollectionSpec, Fractions, Job, Keywords, Mended, Points, Report, Sample, VerifyError};
+use walvec_verify::{
+    Chunks, CompareJob, ComparedCollection, Fractions, KeywordFunction, Mended, Points, Report, VectorSample,
+    VerifyError,
+};
 
 use self::running::{RunningWalvec, StoredPoints};
 use self::show::ComparisonProgress;
@@ -55,7 +58,7 @@ pub(crate) struct VerifyArgs {
     repair: bool,
     /// How many points' texts are embedded again, or "all".
     #[arg(long, value_name = "N|all", default_value = "200", value_parser = sample)]
-    sample: Sample,
+    sample: VectorSample,
     /// Choose the same sample again [default: another one each time; it is printed]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -82,10 +85,10 @@ impl VerifyOutcome {
     }
 }
 
-fn sample(text: &str) -> Result<Sample, String> {
+fn sample(text: &str) -> Result<VectorSample, String> {
     match text {
-        "all" => Ok(Sample::All),
-        number => number.parse().map(Sample::Points).map_err(|_| "a number or \"all\" is expected".to_owned()),
+        "all" => Ok(VectorSample::All),
+        number => number.parse().map(VectorSample::Points).map_err(|_| "a number or \"all\" is expected".to_owned()),
     }
 }
 
@@ -190,10 +193,10 @@ impl CollectionComparison<'_> {
         let fingerprint = transform::fingerprint(embedder.as_ref(), collection);
         let points = StoredPoints::open(config, collection, running, embedder.info().dimension, &fingerprint).await?;
         let session = || async { walvec_capture::open_session(&config.source.url).await.map_err(PipelineError::from) };
-        let (reader, asker) = (session().await?, session().await?);
+        let (reader, query_session) = (session().await?, session().await?);
         let progress = ComparisonProgress::new(collection, self.estimated_rows().await);
-        let job = Job {
-            spec: CollectionSpec {
+        let job = CompareJob {
+            spec: ComparedCollection {
                 collection: collection.name.clone(),
                 table: collection.table.clone(),
                 text: collection.text.clone(),
@@ -214,11 +217,11 @@ impl CollectionComparison<'_> {
                 },
                 chunks: collection.chunk.as_ref().map(|chunk| chunks(chunk, embedder)),
                 keywords: transform::keywords(collection)
-                    .map(|keywords| Keywords(Arc::new(move |text| keywords.document(text)))),
+                    .map(|keywords| KeywordFunction(Arc::new(move |text| keywords.document(text)))),
             },
             publication: &config.source.publication,
             reader: &reader,
-            asker: &asker,
+            query_session: &query_session,
             running: followed,
             points: &points as &dyn Points,
             embedder: Arc::clone(embedder),
@@ -261,8 +264,8 @@ mod tests {
 
     #[test]
     fn a_sample_is_a_number_or_all_points() {
-        assert_eq!(sample("all"), Ok(Sample::All));
-        assert_eq!(sample("0"), Ok(Sample::Points(0)));
+        assert_eq!(sample("all"), Ok(VectorSample::All));
+        assert_eq!(sample("0"), Ok(VectorSample::Points(0)));
         assert!(sample("-1").is_err() && sample("some").is_err());
     }
 }

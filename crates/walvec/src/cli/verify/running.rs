@@ -7,7 +7,7 @@ use walvec_model::{Fingerprint, PointId, RawPage, RawPoint};
 use walvec_pipeline::observe::status::{Phase, Status};
 use walvec_sink::qdrant::Remote;
 use walvec_sink::{Search, SinkError};
-use walvec_verify::{Applied, BoxFuture, Parked, ParkedPage, Points, RepairPortion, RepairState, VerifyError};
+use walvec_verify::{Applied, BoxFuture, ParkedPage, ParkedRow, Points, RepairPortion, RepairState, VerifyError};
 
 use crate::api::points::PointsRequest;
 use crate::api::tasks::{Accepted, PointVersion, RepairRequest, TaskState};
@@ -43,7 +43,7 @@ impl walvec_verify::Running for RunningWalvec<'_> {
         Box::pin(async move {
             let page = self.0.dead_letters(&collection, after).await?;
             let letters = page.dead_letters.into_iter();
-            let rows = letters.map(|letter| Parked { key: letter.key, code: letter.code, reason: letter.reason });
+            let rows = letters.map(|letter| ParkedRow { key: letter.key, code: letter.code, reason: letter.reason });
             Ok(ParkedPage { rows: rows.collect(), next: page.next })
         })
     }

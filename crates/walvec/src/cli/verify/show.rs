@@ -7,7 +7,7 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 use walvec_model::RowKey;
-use walvec_verify::{Difference, Mismatch, RepairState, Report, Sample, Sort, Stage};
+use walvec_verify::{ComparisonStage, Difference, Mismatch, MismatchKind, RepairState, Report, VectorSample};
 
 use super::VerifyOutcome;
 use crate::cli::output;
@@ -54,7 +54,7 @@ impl ComparisonProgress {
         Self { collection: collection.name.clone(), bar, state: Mutex::new(state) }
     }
 
-    pub(super) fn show(&self, stage: &Stage) {
+    pub(super) fn show(&self, stage: &ComparisonStage) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let text = format!("{}: {}", self.collection, state.describe(stage));
         if let Some(bar) = &self.bar {
@@ -78,28 +78,28 @@ impl Drop for ComparisonProgress {
 impl DisplayState {
     /// Describes what is going on, with the rate and the remaining time while rows are read and
     /// compared.
-    fn describe(&mut self, stage: &Stage) -> String {
+    fn describe(&mut self, stage: &ComparisonStage) -> String {
         let now = Instant::now();
         match stage {
-            Stage::Waiting { until, now: at, problem } => {
+            ComparisonStage::Waiting { until, now: at, problem } => {
                 let problem =
                     problem.as_ref().map(|problem| format!("; it has a problem: {problem}")).unwrap_or_default();
                 format!("waiting until the running walvec, at {at}, has applied {until}{problem}")
             }
-            Stage::HeldBack(points) => {
+            ComparisonStage::HeldBack(points) => {
                 format!(
                     "waiting for {points} points that the server holds back until they are indexed (prevent_unoptimized)"
                 )
             }
-            Stage::Reading(rows) => format!("reading: {}", self.reading.record(now, *rows, self.rows)),
-            Stage::Comparing { points, rows } => {
+            ComparisonStage::Reading(rows) => format!("reading: {}", self.reading.record(now, *rows, self.rows)),
+            ComparisonStage::Comparing { points, rows } => {
                 let of = self.is_point_a_row.then_some(*rows);
                 let reached = self.comparing.get_or_insert_with(|| Pace::begin(now)).record(now, *points, of);
                 format!("{points} points compared with {rows} rows{}", reached.pace("points"))
             }
-            Stage::Rechecking(suspects) => format!("{suspects} differences are looked at again"),
-            Stage::Embedding(texts) => format!("{texts} texts embedded again"),
-            Stage::Repairing { sent, of, state } => {
+            ComparisonStage::Rechecking(suspects) => format!("{suspects} differences are looked at again"),
+            ComparisonStage::Embedding(texts) => format!("{texts} texts embedded again"),
+            ComparisonStage::Repairing { sent, of, state } => {
                 let state = match state {
                     None => String::new(),
                     Some(RepairState::Queued) => "; waiting for another task to end".to_owned(),
@@ -112,7 +112,7 @@ impl DisplayState {
 }
 
 /// Returns the report as JSON.
-pub(super) fn json(outcomes: &[VerifyOutcome], sample: Sample, seed: u64) -> Value {
+pub(super) fn json(outcomes: &[VerifyOutcome], sample: VectorSample, seed: u64) -> Value {
     let mut all = Map::new();
     let collections: Vec<Value> = outcomes.iter().map(collection_as_json).collect();
     for outcome in outcomes {
@@ -123,8 +123,8 @@ pub(super) fn json(outcomes: &[VerifyOutcome], sample: Sample, seed: u64) -> Val
     }
     all.insert("seed".to_owned(), seed.into());
     let sample = match sample {
-        Sample::All => json!("all"),
-        Sample::Points(points) => json!(points),
+        VectorSample::All => json!("all"),
+        VectorSample::Points(points) => json!(points),
     };
     all.insert("sample".to_owned(), sample);
     all.insert("collections".to_owned(), collections.into());
@@ -160,7 +160,7 @@ fn collection_as_json(outcome: &VerifyOutcome) -> Value {
 }
 
 /// Returns the report as text.
-pub(super) fn text(outcomes: &[VerifyOutcome], sample: Sample, seed: u64) -> String {
+pub(super) fn text(outcomes: &[VerifyOutcome], sample: VectorSample, seed: u64) -> String {
     let mut table = output::table(&[
         "collection",
         "table",
@@ -177,7 +177,7 @@ pub(super) fn text(outcomes: &[VerifyOutcome], sample: Sample, seed: u64) -> Str
     for VerifyOutcome { report, .. } in outcomes {
         let mut row = vec![report.collection.clone(), report.table.to_string()];
         row.extend([report.rows, report.points].map(|count| count.to_string()));
-        row.extend(Sort::ALL.map(|sort| report.count(sort).to_string()));
+        row.extend(MismatchKind::ALL.map(|sort| report.count(sort).to_string()));
         row.extend([report.parked, report.unsettled].map(|count| count.to_string()));
         table.add_row(row);
     }
@@ -204,8 +204,8 @@ fn details(report: &Report) -> Vec<String> {
     let mut lines = Vec::new();
     let collection = &report.collection;
     lines.extend(report.examples.iter().map(|mismatch| format!("{collection}: {}", example(mismatch))));
-    for sort in Sort::ALL {
-        let shown = report.examples.iter().filter(|mismatch| mismatch.sort == sort).count() as u64;
+    for sort in MismatchKind::ALL {
+        let shown = report.examples.iter().filter(|mismatch| mismatch.kind == sort).count() as u64;
         if report.count(sort) > shown {
             lines.push(format!("{collection}: {}: {} more", sort_in_words(sort), report.count(sort) - shown));
         }
@@ -221,18 +221,18 @@ fn details(report: &Report) -> Vec<String> {
     lines
 }
 
-const fn sort_in_words(sort: Sort) -> &'static str {
+const fn sort_in_words(sort: MismatchKind) -> &'static str {
     match sort {
-        Sort::Missing => "missing",
-        Sort::Extra => "extra",
-        Sort::Stale => "stale",
-        Sort::Chunks => "chunks",
-        Sort::BadVector => "bad vector",
+        MismatchKind::Missing => "missing",
+        MismatchKind::Extra => "extra",
+        MismatchKind::Stale => "stale",
+        MismatchKind::Chunks => "chunks",
+        MismatchKind::BadVector => "bad vector",
     }
 }
 
 fn example(mismatch: &Mismatch) -> String {
-    let Mismatch { sort, id, key, version, differences } = mismatch;
+    let Mismatch { kind: sort, id, key, version, differences } = mismatch;
     let what = match (key, version) {
         (Some(key), _) => format!("row {}, point {id}", RowKey::new(key.clone())),
         (None, Some(version)) => format!("point {id}, version {version}"),
@@ -261,11 +261,11 @@ fn value(value: &Value) -> String {
     text.chars().take(MAX_VALUE - 1).chain(['…']).collect()
 }
 
-fn conclusion(outcomes: &[VerifyOutcome], sample: Sample, seed: u64) -> String {
+fn conclusion(outcomes: &[VerifyOutcome], sample: VectorSample, seed: u64) -> String {
     let sum = |count: fn(&VerifyOutcome) -> u64| outcomes.iter().map(count).sum::<u64>();
     let (points, sampled) = (sum(|outcome| outcome.report.points), sum(|outcome| outcome.report.sampled));
     let (left, unsettled) = (sum(VerifyOutcome::left), sum(|outcome| outcome.report.unsettled));
-    let hint = if sample == Sample::All { "" } else { "; --sample all checks every one" };
+    let hint = if sample == VectorSample::All { "" } else { "; --sample all checks every one" };
     let vectors = format!("Vectors: {sampled} of {points} points compared with their texts (seed {seed}{hint}).");
     let moving = match unsettled {
         0 => String::new(),

@@ -9,14 +9,14 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
-use walvec_broker::kafka::connection::Connection;
+use walvec_broker::kafka::connection::BrokerConnection;
 use walvec_broker::kafka::lookup;
 use walvec_capture::{SlotState, Source};
 use walvec_model::{Lsn, RowKey};
 use walvec_pipeline::PipelineError;
 use walvec_pipeline::state::dead_letters::DeadLetterStore;
 use walvec_pipeline::state::dead_letters_topic::DeadLettersTopic;
-use walvec_verify::{Applied, BoxFuture, Parked, ParkedPage, RepairPortion, RepairState, VerifyError};
+use walvec_verify::{Applied, BoxFuture, ParkedPage, ParkedRow, RepairPortion, RepairState, VerifyError};
 
 use crate::assembly::broker::Broker;
 use crate::assembly::source::source_config;
@@ -29,7 +29,7 @@ const MAX_PENDING: usize = 64;
 /// The workers that fill the collections.
 pub(super) struct Workers {
     source: Source,
-    connection: Connection,
+    connection: BrokerConnection,
     /// The groups that a change passes, in order.
     groups: Vec<Group>,
     letters: Arc<DeadLettersTopic>,
@@ -49,7 +49,7 @@ struct GroupProgress {
 }
 
 impl Group {
-    async fn progress(&self, connection: &Connection) -> Result<GroupProgress, PipelineError> {
+    async fn progress(&self, connection: &BrokerConnection) -> Result<GroupProgress, PipelineError> {
         let committed = lookup::committed(connection, &self.name, &self.topics).await?;
         Ok(GroupProgress { partitions: committed.into_iter().map(|(_, next, end)| (next, end)).collect() })
     }
@@ -169,7 +169,7 @@ impl walvec_verify::Running for Workers {
             let after = after.map(|key| canonical(&key));
             let rest =
                 letters.into_iter().filter(|letter| after.as_ref().is_none_or(|after| canonical(&letter.key) > *after));
-            let rows = rest.map(|letter| Parked { key: letter.key, code: letter.code, reason: letter.reason });
+            let rows = rest.map(|letter| ParkedRow { key: letter.key, code: letter.code, reason: letter.reason });
             Ok(ParkedPage { rows: rows.collect(), next: None })
         })
     }

@@ -1,7 +1,7 @@
 //! Rules for the embedding model and its provider.
 
 use secrecy::ExposeSecret as _;
-use walvec_embed::{Protocol, provider};
+use walvec_embed::{ProviderProtocol, provider};
 
 use super::{Violation, in_range, violation};
 use crate::config::Config;
@@ -22,7 +22,7 @@ pub(super) fn check_embedding(config: &Config) -> Result<(), Violation> {
     if model.trim().is_empty() {
         return violation("embedding.model", "empty; `walvec model list` shows what is installed");
     }
-    match Protocol::of(model) {
+    match ProviderProtocol::of(model) {
         Some((protocol, name)) => check_provider(embedding, protocol, name),
         None => check_local(embedding),
     }
@@ -54,7 +54,7 @@ fn check_local(embedding: &EmbeddingSettings) -> Result<(), Violation> {
     }
 }
 
-fn check_provider(embedding: &EmbeddingSettings, protocol: Protocol, name: &str) -> Result<(), Violation> {
+fn check_provider(embedding: &EmbeddingSettings, protocol: ProviderProtocol, name: &str) -> Result<(), Violation> {
     if name.trim().is_empty() {
         let reason = format!("which model? write for example {}/{}", protocol.name(), example(protocol));
         return violation("embedding.model", reason);
@@ -74,7 +74,7 @@ fn check_provider(embedding: &EmbeddingSettings, protocol: Protocol, name: &str)
             let reason = "must not be empty, and must hold only visible ASCII characters: it travels in a header";
             return violation("embedding.api_key", reason);
         }
-        None if protocol == Protocol::OpenAi && embedding.url.is_none() => {
+        None if protocol == ProviderProtocol::OpenAi && embedding.url.is_none() => {
             let reason = "missing; OpenAI asks for one, write api_key: ${OPENAI_API_KEY}, or the url of another server";
             return violation("embedding.api_key", reason);
         }
@@ -93,10 +93,10 @@ fn check_provider(embedding: &EmbeddingSettings, protocol: Protocol, name: &str)
     ranges.into_iter().try_for_each(|(key, value, range)| value.map_or(Ok(()), |value| in_range(key, value, range)))
 }
 
-const fn example(protocol: Protocol) -> &'static str {
+const fn example(protocol: ProviderProtocol) -> &'static str {
     match protocol {
-        Protocol::OpenAi => "text-embedding-3-small",
-        Protocol::Ollama => "nomic-embed-text",
-        Protocol::Tei => "BAAI/bge-small-en-v1.5",
+        ProviderProtocol::OpenAi => "text-embedding-3-small",
+        ProviderProtocol::Ollama => "nomic-embed-text",
+        ProviderProtocol::Tei => "BAAI/bge-small-en-v1.5",
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use walvec_model::{Lookup, TableName};
 use walvec_sink::IndexType;
 use walvec_sink::keywords::DEFAULT_LANGUAGE;
-use walvec_transform::{ChunkSpec, Layout, Unit};
+use walvec_transform::{ChunkSpec, PayloadLayout, Unit};
 
 use super::lookup::LookupSettings;
 use super::values::{quoted, table_name};
@@ -80,7 +80,7 @@ impl CollectionConfig {
     }
 
     /// Returns the layout of its payloads.
-    pub(crate) fn layout(&self) -> Layout {
+    pub(crate) fn layout(&self) -> PayloadLayout {
         self.layout.into()
     }
 
@@ -173,7 +173,7 @@ pub(crate) enum LayoutKind {
     FastEmbed,
 }
 
-impl From<LayoutKind> for Layout {
+impl From<LayoutKind> for PayloadLayout {
     fn from(kind: LayoutKind) -> Self {
         match kind {
             LayoutKind::Flat => Self::Flat,
@@ -184,7 +184,7 @@ impl From<LayoutKind> for Layout {
     }
 }
 
-impl From<LayoutKind> for walvec_verify::Layout {
+impl From<LayoutKind> for walvec_verify::StoredLayout {
     fn from(kind: LayoutKind) -> Self {
         match kind {
             LayoutKind::Flat => Self::Flat,

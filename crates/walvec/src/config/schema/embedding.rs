@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
-use walvec_embed::{Options, Protocol, ProviderOptions};
+use walvec_embed::{Options, ProviderOptions, ProviderProtocol};
 
 use super::values::optional_secret;
 use crate::config::names;
@@ -60,8 +60,8 @@ pub(crate) struct EmbeddingSettings {
 
 impl EmbeddingSettings {
     /// Returns the protocol of the provider, if the model is behind one.
-    pub(crate) fn protocol(&self) -> Option<Protocol> {
-        Protocol::of(&self.model).map(|(protocol, _)| protocol)
+    pub(crate) fn protocol(&self) -> Option<ProviderProtocol> {
+        ProviderProtocol::of(&self.model).map(|(protocol, _)| protocol)
     }
 
     /// Returns the address of the provider.

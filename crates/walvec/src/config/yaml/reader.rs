@@ -11,7 +11,6 @@ use super::interpolate::interpolate;
 use crate::config::Config;
 use crate::config::environment::Environment;
 use crate::config::error::ConfigError;
-use crate::config::names::nearest;
 
 /// Reads the settings.
 pub(in crate::config) fn read(document: &YamlDocument, environment: &Environment) -> Result<Config, ConfigError> {
@@ -77,7 +76,9 @@ fn join(key: &str, field: &str) -> String {
 }
 
 fn unknown_key(field: &str, known: &[&str]) -> String {
-    let suggestion = nearest(field, known).map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+    let suggestion = walvec_transform::nearest(field, known.iter().copied())
+        .map(|name| format!("; did you mean {name}?"))
+        .unwrap_or_default();
     format!("unknown key{suggestion} (keys here: {})", known.join(", "))
 }
 
@@ -103,7 +104,9 @@ impl de::Error for ReadError {
     }
 
     fn unknown_variant(variant: &str, known: &'static [&'static str]) -> Self {
-        let suggestion = nearest(variant, known).map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+        let suggestion = walvec_transform::nearest(variant, known.iter().copied())
+            .map(|name| format!("; did you mean {name}?"))
+            .unwrap_or_default();
         Self::new(format!("\"{variant}\" is none of {}{suggestion}", known.join(", ")))
     }
 

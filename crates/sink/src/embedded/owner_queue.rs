@@ -8,45 +8,45 @@ use tokio::sync::Semaphore;
 /// How many jobs may wait; each may hold a batch in memory.
 const PLACES: usize = 16;
 
-type Job<T> = Box<dyn FnOnce(&mut T) + Send>;
+type OwnerTask<T> = Box<dyn FnOnce(&mut T) + Send>;
 
 /// A queue of jobs, done one after the other, in the order in which they came.
-pub(super) struct Line<T> {
-    shared: Arc<Shared<T>>,
+pub(super) struct OwnerQueue<T> {
+    shared: Arc<SharedQueue<T>>,
     places: Arc<Semaphore>,
 }
 
-struct Shared<T> {
-    queue: Mutex<Queue<T>>,
+struct SharedQueue<T> {
+    queue: Mutex<QueuedTasks<T>>,
     /// Signals that a thread has finished working on the queue.
     gone: Condvar,
 }
 
-struct Queue<T> {
-    jobs: VecDeque<Job<T>>,
+struct QueuedTasks<T> {
+    jobs: VecDeque<OwnerTask<T>>,
     /// Whether a thread takes jobs.
     is_attended: bool,
     /// How many threads hold the owner. The last one may still be finishing when the next one starts.
     attendants: usize,
 }
 
-impl<T> Default for Line<T> {
+impl<T> Default for OwnerQueue<T> {
     fn default() -> Self {
-        let queue = Mutex::new(Queue { jobs: VecDeque::new(), is_attended: false, attendants: 0 });
-        Self { shared: Arc::new(Shared { queue, gone: Condvar::new() }), places: Arc::new(Semaphore::new(PLACES)) }
+        let queue = Mutex::new(QueuedTasks { jobs: VecDeque::new(), is_attended: false, attendants: 0 });
+        Self { shared: Arc::new(SharedQueue { queue, gone: Condvar::new() }), places: Arc::new(Semaphore::new(PLACES)) }
     }
 }
 
-impl<T> std::fmt::Debug for Line<T> {
+impl<T> std::fmt::Debug for OwnerQueue<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Line").field("jobs", &self.shared.queue().jobs.len()).finish_non_exhaustive()
+        f.debug_struct("OwnerQueue").field("jobs", &self.shared.queue().jobs.len()).finish_non_exhaustive()
     }
 }
 
-impl<T: Send + 'static> Line<T> {
+impl<T: Send + 'static> OwnerQueue<T> {
     /// Queues a job for `owner`, once there is room. The job runs even if its caller stops waiting, unless the runtime shuts down
     /// first.
-    pub(super) async fn queue(&self, owner: &Arc<Mutex<T>>, job: impl FnOnce(&mut T) + Send + 'static) {
+    pub(super) async fn add(&self, owner: &Arc<Mutex<T>>, job: impl FnOnce(&mut T) + Send + 'static) {
         // The semaphore is never closed.
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
         let mut queue = self.shared.queue();
@@ -72,8 +72,8 @@ impl<T: Send + 'static> Line<T> {
     }
 }
 
-impl<T> Shared<T> {
-    fn queue(&self) -> MutexGuard<'_, Queue<T>> {
+impl<T> SharedQueue<T> {
+    fn queue(&self) -> MutexGuard<'_, QueuedTasks<T>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -81,7 +81,7 @@ impl<T> Shared<T> {
 /// A piece of work on the blocking pool that does the queued jobs.
 struct Attendant<T> {
     owner: Option<Arc<Mutex<T>>>,
-    shared: Arc<Shared<T>>,
+    shared: Arc<SharedQueue<T>>,
     has_ended: bool,
 }
 
@@ -91,7 +91,7 @@ impl<T> Attendant<T> {
         loop {
             let mut queue = self.shared.queue();
             let Some(job) = queue.jobs.pop_front() else {
-                // Still under the lock, so that the next caller of `queue` starts a new thread.
+                // Still under the lock, so that the next caller of `add` starts a new thread.
                 queue.is_attended = false;
                 break;
             };
@@ -111,6 +111,7 @@ impl<T> Drop for Attendant<T> {
             queue.is_attended = false;
             queue.jobs.clear();
         }
+        debug_assert!(queue.attendants > 0, "each attendant is counted");
         queue.attendants -= 1;
         self.shared.gone.notify_all();
     }

@@ -1,48 +1,33 @@
 //! Turns replication messages into changes with positions, keys and values. Pure: everything it needs from the
-//! catalogue is passed in with [`Followed`].
+//! catalogue is passed in with [`FollowedTable`]. `row` reads the tuples of a change.
 //!
 //! Positions follow from the messages alone, so a replay gives every change the same position again: the commit LSN is that of
 //! Begin, and the ordinal counts all row changes of the transaction, including those of tables that are not followed.
 
+mod row;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use walvec_model::{Cell, Change, LookedUpChange, Lsn, Op, Position, Row, RowKey, StreamEvent, Table, Touched, Value};
+pub(crate) use row::FollowedTable;
+use row::{incomplete_key, key_of, row, rows};
+use walvec_model::{Cell, Change, LookedUpChange, Lsn, Op, Position, Row, RowKey, StreamEvent, Touched};
 
 use crate::CaptureError;
-use crate::copy_text::not_utf8;
-use crate::pgoutput::{Field, Message, Tuple};
-use crate::value::{self, Kind};
-
-/// A table whose changes are wanted, as described by the stream's latest Relation message.
-#[derive(Debug)]
-pub(crate) struct Followed {
-    pub(crate) table: Arc<Table>,
-    /// How to read each column.
-    pub(crate) kinds: Vec<Kind>,
-    /// For each column, whether it is used. The others may be large and are emitted as NULL.
-    pub(crate) used: Vec<bool>,
-    /// Whether documents are made of the table's rows.
-    pub(crate) is_main: bool,
-    /// Whether rows of other tables look something up in this table.
-    pub(crate) is_looked_up: bool,
-    /// Whether changes may come without the old values nevertheless: the table has `REPLICA IDENTITY FULL`, but a
-    /// partition that was added later has not.
-    pub(crate) may_lack_old: bool,
-}
+use crate::pgoutput::{ReplicationMessage, Tuple};
 
 /// Turns the messages of one stream into events.
 #[derive(Default)]
 pub(crate) struct Assembler {
     /// The latest description of each relation; `None` for relations that are not followed.
-    relations: HashMap<u32, Option<Followed>>,
+    relations: HashMap<u32, Option<FollowedTable>>,
     /// The relation that was described last, if it is not followed and no row has come since. The server describes a
     /// partition right before the partition's first row, and attributes that row to the followed table.
     described: Option<u32>,
-    transaction: Option<Transaction>,
+    transaction: Option<OpenTransaction>,
 }
 
-struct Transaction {
+struct OpenTransaction {
     commit_lsn: Lsn,
     xid: u32,
     /// The number of row changes so far.
@@ -56,49 +41,53 @@ impl Assembler {
     }
 
     /// Sets how the rows of a relation are read from now on. It may change in the middle of a transaction.
-    pub(crate) fn set_relation(&mut self, oid: u32, followed: Option<Followed>) {
+    pub(crate) fn set_relation(&mut self, oid: u32, followed: Option<FollowedTable>) {
         self.described = followed.is_none().then_some(oid);
         self.relations.insert(oid, followed);
     }
 
     /// Appends the events of one message. Relation messages go through [`set_relation`](Self::set_relation) instead.
-    pub(crate) fn apply(&mut self, message: Message<'_>, events: &mut Vec<StreamEvent>) -> Result<(), CaptureError> {
+    pub(crate) fn apply(
+        &mut self,
+        message: ReplicationMessage<'_>,
+        events: &mut Vec<StreamEvent>,
+    ) -> Result<(), CaptureError> {
         match message {
-            Message::Begin { commit_lsn, at, xid } => {
+            ReplicationMessage::Begin { commit_lsn, at, xid } => {
                 events.push(StreamEvent::Begin { at, xid });
-                if self.transaction.replace(Transaction { commit_lsn, xid, changes: 0 }).is_some() {
+                if self.transaction.replace(OpenTransaction { commit_lsn, xid, changes: 0 }).is_some() {
                     return Err(protocol("a transaction began inside another one"));
                 }
             }
-            Message::Commit { end_lsn, at } => {
+            ReplicationMessage::Commit { end_lsn, at } => {
                 if self.transaction.take().is_none() {
                     return Err(protocol("a transaction ended that had not begun"));
                 }
                 events.push(StreamEvent::Commit { end_lsn, at });
             }
-            Message::Insert { relation, new } => {
-                let touched = |followed: &Followed| rows(followed, None, Some(&new));
+            ReplicationMessage::Insert { relation, new } => {
+                let touched = |followed: &FollowedTable| rows(followed, None, Some(&new));
                 self.change(relation, events, |followed| insert(followed, &new), touched)?;
             }
-            Message::Update { relation, old, new } => {
-                let touched = |followed: &Followed| match old {
+            ReplicationMessage::Update { relation, old, new } => {
+                let touched = |followed: &FollowedTable| match old {
                     None if followed.may_lack_old => Ok(Touched::All),
                     _ => rows(followed, old.as_ref(), Some(&new)),
                 };
                 self.change(relation, events, |followed| update(followed, old.as_ref(), &new), touched)?;
             }
-            Message::Delete { relation, old } => {
-                let touched = |followed: &Followed| rows(followed, Some(&old), None);
+            ReplicationMessage::Delete { relation, old } => {
+                let touched = |followed: &FollowedTable| rows(followed, Some(&old), None);
                 self.change(relation, events, |followed| Ok(Op::Delete { key: key_of(followed, &old)? }), touched)?;
             }
-            Message::Truncate { relations } => {
+            ReplicationMessage::Truncate { relations } => {
                 // Every table in a TRUNCATE was described before it, and none of them is a partition.
                 self.described = None;
                 for relation in relations {
                     self.change(relation, events, |_| Ok(Op::Truncate), |_| Ok(Touched::All))?;
                 }
             }
-            Message::Relation(_) | Message::Other => {}
+            ReplicationMessage::Relation(_) | ReplicationMessage::Other => {}
         }
         Ok(())
     }
@@ -107,8 +96,8 @@ impl Assembler {
         &mut self,
         relation: u32,
         events: &mut Vec<StreamEvent>,
-        op: impl FnOnce(&Followed) -> Result<Op, CaptureError>,
-        touched: impl FnOnce(&Followed) -> Result<Touched, CaptureError>,
+        op: impl FnOnce(&FollowedTable) -> Result<Op, CaptureError>,
+        touched: impl FnOnce(&FollowedTable) -> Result<Touched, CaptureError>,
     ) -> Result<(), CaptureError> {
         let transaction = self.transaction.as_mut().ok_or_else(|| protocol("a row came outside of a transaction"))?;
         transaction.changes += 1;
@@ -133,7 +122,7 @@ impl Assembler {
     }
 }
 
-fn insert(followed: &Followed, new: &Tuple<'_>) -> Result<Op, CaptureError> {
+fn insert(followed: &FollowedTable, new: &Tuple<'_>) -> Result<Op, CaptureError> {
     let new = row(followed, new, None)?;
     if new.is_partial() {
         // An update that moves a row into the row filter arrives as an insert, but without its unchanged TOAST values.
@@ -143,13 +132,13 @@ fn insert(followed: &Followed, new: &Tuple<'_>) -> Result<Op, CaptureError> {
     Ok(Op::Insert { new })
 }
 
-fn update(followed: &Followed, old: Option<&Tuple<'_>>, new: &Tuple<'_>) -> Result<Op, CaptureError> {
+fn update(followed: &FollowedTable, old: Option<&Tuple<'_>>, new: &Tuple<'_>) -> Result<Op, CaptureError> {
     let new = row(followed, new, old)?;
     let old_key = old.map(|old| key_of(followed, old)).transpose()?;
     updated(followed, old_key, new)
 }
 
-fn updated(followed: &Followed, old_key: Option<RowKey>, new: Row) -> Result<Op, CaptureError> {
+fn updated(followed: &FollowedTable, old_key: Option<RowKey>, new: Row) -> Result<Op, CaptureError> {
     let mut key = Vec::with_capacity(followed.table.key.len());
     for &index in &followed.table.key {
         match new.0.get(index) {
@@ -163,97 +152,6 @@ fn updated(followed: &Followed, old_key: Option<RowKey>, new: Row) -> Result<Op,
     Ok(Op::Update { old_key, new })
 }
 
-/// Returns the rows of a looked-up table before and after a change.
-fn rows(followed: &Followed, old: Option<&Tuple<'_>>, new: Option<&Tuple<'_>>) -> Result<Touched, CaptureError> {
-    if followed.may_lack_old && old.is_some_and(|old| is_bare_key(followed, old)) {
-        return Ok(Touched::All);
-    }
-    let before = old.map(|old| row(followed, old, None)).transpose()?;
-    let after = new.map(|new| row(followed, new, old)).transpose()?;
-    Ok(Touched::Rows(before.into_iter().chain(after).collect()))
-}
-
-/// Returns whether only the key of a row was sent. If the table's identity is FULL, the server calls this a whole row,
-/// even if the partition has another identity.
-fn is_bare_key(followed: &Followed, row: &Tuple<'_>) -> bool {
-    // A tuple that is marked as a key is known to leave the other columns out.
-    if row.is_key {
-        return false;
-    }
-    let mut others = row.fields().enumerate().filter(|(index, _)| !followed.table.key.contains(index));
-    others.all(|(_, field)| field == Field::Null)
-}
-
-/// Decodes `new`, with values that it left out taken from `old` where they are present there. In a key tuple, all other
-/// columns count as left out.
-fn row(followed: &Followed, new: &Tuple<'_>, old: Option<&Tuple<'_>>) -> Result<Row, CaptureError> {
-    check_shape(followed, new)?;
-    let mut old_fields = old.map(Tuple::fields);
-    let mut cells = Vec::with_capacity(new.len());
-    for (index, field) in new.fields().enumerate() {
-        let old_field = old_fields.as_mut().and_then(Iterator::next);
-        if !followed.used.get(index).copied().unwrap_or(true) {
-            cells.push(Cell::Value(Value::Null));
-            continue;
-        }
-        cells.push(match field {
-            Field::Null if new.is_key => Cell::Unchanged,
-            Field::Null => Cell::Value(Value::Null),
-            Field::Text(text) => Cell::Value(decode(followed, index, text)?),
-            // A null in the old tuple means "not in the identity", because a value stored out of line is never NULL.
-            Field::Unchanged => match old_field {
-                Some(Field::Text(text)) => Cell::Value(decode(followed, index, text)?),
-                Some(Field::Null | Field::Unchanged) | None => Cell::Unchanged,
-            },
-        });
-    }
-    Ok(Row(cells))
-}
-
-fn key_of(followed: &Followed, tuple: &Tuple<'_>) -> Result<RowKey, CaptureError> {
-    check_shape(followed, tuple)?;
-    let mut values = vec![None; followed.table.key.len()];
-    for (index, field) in tuple.fields().enumerate() {
-        if let Some(position) = followed.table.key.iter().position(|&key| key == index)
-            && let Field::Text(text) = field
-        {
-            values[position] = Some(decode(followed, index, text)?);
-        }
-    }
-    let missing = values.iter().position(Option::is_none);
-    if let Some(index) = missing.and_then(|position| followed.table.key.get(position)) {
-        return Err(incomplete_key(followed, *index));
-    }
-    Ok(RowKey::new(values.into_iter().flatten().collect()))
-}
-
-fn decode(followed: &Followed, index: usize, text: &[u8]) -> Result<Value, CaptureError> {
-    let text = std::str::from_utf8(text).map_err(|error| not_utf8(&followed.table, index, error))?;
-    Ok(followed.kinds.get(index).map_or(Value::Null, |kind| value::decode(text, kind)))
-}
-
-fn check_shape(followed: &Followed, tuple: &Tuple<'_>) -> Result<(), CaptureError> {
-    let wanted = followed.kinds.len();
-    if tuple.len() == wanted {
-        return Ok(());
-    }
-    Err(protocol(format!("a row of {} has {} columns, not {wanted}", followed.table.name, tuple.len())))
-}
-
-fn incomplete_key(followed: &Followed, index: usize) -> CaptureError {
-    CaptureError::Schema {
-        table: followed.table.name.clone(),
-        reason: format!(
-            "a change came without the key column \"{}\": the replica identity does not hold it",
-            column_name(followed, index)
-        ),
-    }
-}
-
-fn column_name(followed: &Followed, index: usize) -> String {
-    followed.table.columns.get(index).map(|column| column.name.clone()).unwrap_or_default()
-}
-
 fn protocol(reason: impl Into<String>) -> CaptureError {
     CaptureError::Protocol { reason: reason.into() }
 }
@@ -263,10 +161,11 @@ mod tests {
     use std::time::SystemTime;
 
     use serde_json::json;
-    use walvec_model::{Column, TableName};
+    use walvec_model::{Column, Table, TableName};
 
     use super::*;
     use crate::pgoutput;
+    use crate::value::ValueKind;
 
     /// Returns an assembler with a table `s.t (id int primary key, body text)` under oid 7; oid 8 is not followed.
     fn assembler() -> Assembler {
@@ -276,15 +175,15 @@ mod tests {
         let mut assembler = Assembler::default();
         assembler.set_relation(8, None);
         assembler.set_relation(7, Some(followed(table, true, false)));
-        let begin = Message::Begin { commit_lsn: Lsn(100), at: std::time::UNIX_EPOCH, xid: 5 };
+        let begin = ReplicationMessage::Begin { commit_lsn: Lsn(100), at: std::time::UNIX_EPOCH, xid: 5 };
         assembler.apply(begin, &mut Vec::new()).unwrap();
         assembler
     }
 
-    fn followed(table: Table, is_main: bool, is_looked_up: bool) -> Followed {
-        let kinds = vec![Kind::Integer, Kind::Text];
+    fn followed(table: Table, is_main: bool, is_looked_up: bool) -> FollowedTable {
+        let kinds = vec![ValueKind::Integer, ValueKind::Text];
         let used = vec![true; kinds.len()];
-        Followed { table: Arc::new(table), kinds, used, is_main, is_looked_up, may_lack_old: is_looked_up }
+        FollowedTable { table: Arc::new(table), kinds, used, is_main, is_looked_up, may_lack_old: is_looked_up }
     }
 
     fn tuple(fields: &[&str]) -> Vec<u8> {
@@ -450,7 +349,7 @@ mod tests {
         assert_eq!(apply(&mut outside, &insert).unwrap_err().code(), "E_PROTOCOL");
         assert_eq!(apply(&mut assembler(), &frame("I", 9, &[("N", &["1"])])).unwrap_err().code(), "E_PROTOCOL");
         assert_eq!(apply(&mut assembler(), &frame("I", 7, &[("N", &["1"])])).unwrap_err().code(), "E_PROTOCOL");
-        let commit = Message::Commit { end_lsn: Lsn(1), at: SystemTime::UNIX_EPOCH };
+        let commit = ReplicationMessage::Commit { end_lsn: Lsn(1), at: SystemTime::UNIX_EPOCH };
         assert!(Assembler::default().apply(commit, &mut Vec::new()).is_err());
     }
 }

@@ -29,20 +29,20 @@ const COMPANY: Duration = Duration::from_millis(250);
 const LINE: usize = 64;
 
 /// The result of a call.
-type Answer = Result<Vec<Result<Vector, EmbedError>>, EmbedError>;
+type CallAnswer = Result<Vec<Result<Vector, EmbedError>>, EmbedError>;
 
 /// The texts of one caller, which waits for their vectors.
-struct Request {
+struct QueuedTexts {
     texts: Vec<String>,
     /// Whether texts that are too long are refused. All requests of a call want the same.
     is_whole: bool,
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<CallAnswer>,
 }
 
 /// An embedder that joins the texts of several callers into one call.
-struct Together {
+struct Coalescing {
     inner: Arc<dyn Embedder>,
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<QueuedTexts>,
     _server: AbortOnDropHandle<()>,
 }
 
@@ -51,19 +51,19 @@ struct Together {
 pub(crate) fn wrap(inner: Arc<dyn Embedder>) -> Arc<dyn Embedder> {
     let (requests, queue) = mpsc::channel(LINE);
     let server = AbortOnDropHandle::new(tokio::spawn(serve(Arc::clone(&inner), queue)));
-    Arc::new(Together { inner, requests, _server: server })
+    Arc::new(Coalescing { inner, requests, _server: server })
 }
 
-impl Together {
-    async fn ask(&self, texts: Vec<String>, is_whole: bool) -> Answer {
+impl Coalescing {
+    async fn ask(&self, texts: Vec<String>, is_whole: bool) -> CallAnswer {
         let (answer, answered) = oneshot::channel();
         let ended = || EmbedError::Failed("the embedder's task ended".to_owned());
-        self.requests.send(Request { texts, is_whole, answer }).await.map_err(|_| ended())?;
+        self.requests.send(QueuedTexts { texts, is_whole, answer }).await.map_err(|_| ended())?;
         answered.await.map_err(|_| ended())?
     }
 }
 
-impl Embedder for Together {
+impl Embedder for Coalescing {
     fn info(&self) -> &EmbedderInfo {
         self.inner.info()
     }
@@ -80,11 +80,11 @@ impl Embedder for Together {
         self.inner.is_too_long(text)
     }
 
-    fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Answer> {
+    fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, CallAnswer> {
         Box::pin(self.ask(texts, false))
     }
 
-    fn embed_whole(&self, texts: Vec<String>) -> BoxFuture<'_, Answer> {
+    fn embed_whole(&self, texts: Vec<String>) -> BoxFuture<'_, CallAnswer> {
         Box::pin(self.ask(texts, true))
     }
 
@@ -110,9 +110,9 @@ impl Embedder for Together {
 }
 
 /// Joins requests into calls and answers them, until the last sender is dropped.
-async fn serve(inner: Arc<dyn Embedder>, mut queue: mpsc::Receiver<Request>) {
+async fn serve(inner: Arc<dyn Embedder>, mut queue: mpsc::Receiver<QueuedTexts>) {
     let mut calls = JoinSet::new();
-    let mut waiting = Waiting::new(inner.texts_per_call());
+    let mut waiting = WaitingTexts::new(inner.texts_per_call());
     let most = inner.calls_at_once();
     loop {
         waiting.take_in(&mut queue);
@@ -137,8 +137,8 @@ async fn serve(inner: Arc<dyn Embedder>, mut queue: mpsc::Receiver<Request>) {
 }
 
 /// Requests for the next call.
-struct Waiting {
-    requests: VecDeque<Request>,
+struct WaitingTexts {
+    requests: VecDeque<QueuedTexts>,
     /// How many texts the requests have.
     texts: usize,
     /// The most texts that a call should have.
@@ -147,7 +147,7 @@ struct Waiting {
     since: Instant,
 }
 
-impl Waiting {
+impl WaitingTexts {
     fn new(most: usize) -> Self {
         Self { requests: VecDeque::new(), texts: 0, most, since: Instant::now() }
     }
@@ -165,7 +165,7 @@ impl Waiting {
         self.requests.is_empty()
     }
 
-    fn push(&mut self, request: Request) {
+    fn push(&mut self, request: QueuedTexts) {
         if self.requests.is_empty() {
             self.since = Instant::now();
         }
@@ -174,7 +174,7 @@ impl Waiting {
     }
 
     /// Takes requests from the queue until the call is full. Requests whose callers have gone are left out.
-    fn take_in(&mut self, queue: &mut mpsc::Receiver<Request>) {
+    fn take_in(&mut self, queue: &mut mpsc::Receiver<QueuedTexts>) {
         self.requests.retain(|request| !request.answer.is_closed());
         self.texts = self.requests.iter().map(|request| request.texts.len()).sum();
         while !self.is_full()
@@ -187,13 +187,14 @@ impl Waiting {
     }
 
     /// Takes the requests of the next call: as many as fit and want the same, and at least one.
-    fn joined(&mut self) -> Vec<Request> {
+    fn joined(&mut self) -> Vec<QueuedTexts> {
         let mut texts = 0;
         let is_whole = self.requests.front().is_some_and(|first| first.is_whole);
-        let fits = |request: &&Request| {
+        let fits = |request: &&QueuedTexts| {
             texts += request.texts.len();
             texts <= self.most && request.is_whole == is_whole
         };
+        debug_assert!(!self.requests.is_empty(), "a call begins for a request");
         let count = self.requests.iter().take_while(fits).count().max(1).min(self.requests.len());
         self.since = Instant::now();
         self.requests.drain(..count).collect()
@@ -201,7 +202,7 @@ impl Waiting {
 }
 
 /// Computes one call and gives every caller the vectors of its texts; stops when all callers have gone.
-async fn answer(inner: Arc<dyn Embedder>, mut requests: Vec<Request>) {
+async fn answer(inner: Arc<dyn Embedder>, mut requests: Vec<QueuedTexts>) {
     let counts: Vec<usize> = requests.iter().map(|request| request.texts.len()).collect();
     let texts: Vec<String> = requests.iter_mut().flat_map(|request| std::mem::take(&mut request.texts)).collect();
     if requests.is_empty() {
@@ -274,7 +275,7 @@ mod tests {
             self.inner.count_tokens(text)
         }
 
-        fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, Answer> {
+        fn embed(&self, texts: Vec<String>) -> BoxFuture<'_, CallAnswer> {
             Box::pin(async move {
                 self.calls.lock().unwrap().push(texts.clone());
                 self.called.notify_one();
@@ -300,7 +301,7 @@ mod tests {
     }
 
     /// Fills both calls, so that later ones have to wait, and returns the tasks that wait for their vectors.
-    async fn busy(slow: &Arc<Slow>, together: &Arc<dyn Embedder>) -> Vec<tokio::task::JoinHandle<Answer>> {
+    async fn busy(slow: &Arc<Slow>, together: &Arc<dyn Embedder>) -> Vec<tokio::task::JoinHandle<CallAnswer>> {
         let mut waiting = Vec::new();
         for (at, word) in ["first", "second"].into_iter().enumerate() {
             let together = Arc::clone(together);
