@@ -2,6 +2,7 @@
 //!
 //! - [`smoke`]: a row from its commit to a search, and through a restart and a kill
 //! - [`operations`]: every operation on a row, and on a table
+//! - [`aside`]: a table that cannot be followed any more stops alone
 //! - [`anew`]: tables that are read again while the others go on
 //! - [`altered`]: tables and types that are altered, partitions that come and go
 //! - [`partitions`]: partitions that no check has seen in the state in which rows were written to them

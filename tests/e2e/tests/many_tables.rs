@@ -14,6 +14,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test!(a_start_with_many_tables_takes_as_many_statements_as_one_with_few).on_own_server(LOGGED).once(),
         test!(changes_of_many_tables_take_no_statement_for_each).on_own_server(LOGGED).once(),
         test!(a_value_that_was_not_sent_is_read_without_a_look_at_the_other_tables).on_own_server(LOGGED).once(),
+        test!(many_idle_tables_cost_two_statements_a_second).on_own_server(LOGGED).once(),
         test!(many_idle_collections_cost_a_server_no_more_than_a_few_dozen).once(),
         test!(many_collections_of_a_server_are_an_exact_image_of_their_tables).once(),
     ]
@@ -118,6 +119,16 @@ async fn a_value_that_was_not_sent_is_read_without_a_look_at_the_other_tables(co
     });
     ensure!(image::compare(&context, &expected).await? == 1);
     Ok(())
+}
+
+async fn many_idle_tables_cost_two_statements_a_second(context: TestContext) -> Result<()> {
+    create(&context, 0..MANY).await?;
+    let walvec = running(&context, &settings(MANY)).await?;
+    let before = statements(&context)?;
+    wait::until("ten looks were taken", async || Ok((statements(&context)?.1 >= before.1 + 10).then_some(()))).await?;
+    let more = besides_looks(&context, before)?;
+    ensure!(more <= 2, "{more} statements besides two a look");
+    walvec.stop().await
 }
 
 fn on(server: &TestServer) -> Settings {

@@ -6,7 +6,8 @@ use walvec_e2e::{Expected, Kafka, Test, TestContext, image, test, wait};
 use walvec_pipeline::observe::status::{Phase, Status};
 use walvec_test_kafka::can_test;
 
-use crate::altered::{compared, image_of, named, partitioned, shown};
+use crate::altered::partitions::partitioned;
+use crate::altered::{compared, image_of, named, shown};
 use crate::broker::indexed_by_one;
 
 pub(crate) fn tests() -> Vec<Test> {
