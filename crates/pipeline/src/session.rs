@@ -10,7 +10,7 @@ use crate::retry::Retry;
 use crate::shared::Shared;
 
 /// When the next session begins after an error.
-pub(crate) enum Next {
+pub(crate) enum NextSession {
     /// After a back-off, if the error is transient.
     BackOff,
     /// After this time.
@@ -28,8 +28,8 @@ pub(crate) trait Sessions {
     fn session<'a>(&'a mut self, retry: &'a mut Retry) -> BoxFuture<'a, Result<(), PipelineError>>;
 
     /// Decides when the next session begins after `error`.
-    fn next(&mut self, _error: &PipelineError) -> Next {
-        Next::BackOff
+    fn next(&mut self, _error: &PipelineError) -> NextSession {
+        NextSession::BackOff
     }
 }
 
@@ -48,12 +48,12 @@ pub(crate) async fn run(mut sessions: impl Sessions) -> Result<(), PipelineError
         };
         let next = sessions.next(&error);
         let retried = match next {
-            Next::AtOnce => continue,
-            Next::In(delay) => {
+            NextSession::AtOnce => continue,
+            NextSession::In(delay) => {
                 telemetry.phase(Phase::Starting);
                 retry.soon(error, delay).await
             }
-            Next::BackOff => {
+            NextSession::BackOff => {
                 telemetry.phase(Phase::Starting);
                 retry.after(error).await
             }

@@ -37,7 +37,7 @@ use crate::observe::status::{CollectionStatus, Phase, Status};
 use crate::observe::telemetry::Telemetry;
 use crate::retry::Retry;
 use crate::rounds::answers;
-use crate::sequencer::Collections;
+use crate::sequencer::PipelineCollections;
 use crate::session::{self, Sessions};
 use crate::shared::{Fence, Leaves, Shared, Truncates};
 use crate::source::anew::{self, CollectionFacts, want_snapshot_after};
@@ -86,7 +86,7 @@ pub struct Pipeline {
 pub(crate) struct Run {
     pub(crate) shared: Shared,
     pub(crate) store: Arc<Store>,
-    pub(crate) collections: Collections,
+    pub(crate) collections: PipelineCollections,
     pub(crate) batch_rows: usize,
     pub(crate) batch_wait: Duration,
     pub(crate) on_gap: OnGap,
@@ -138,7 +138,7 @@ impl Pipeline {
         let run = Run {
             shared,
             store,
-            collections: Collections::new(writers),
+            collections: PipelineCollections::new(writers),
             batch_rows,
             batch_wait,
             on_gap: config.on_gap,

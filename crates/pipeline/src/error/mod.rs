@@ -1,4 +1,7 @@
-//! The errors of the pipeline and their codes. [`policy`](crate::error::policy) decides what follows from each.
+//! The errors of the pipeline and their codes.
+//!
+//! - [`policy`]: decides what follows from each
+//! - [`resync`]: the decision to read the tables again
 
 pub mod policy;
 mod resync;

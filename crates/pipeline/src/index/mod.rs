@@ -44,7 +44,7 @@ use crate::observe::status::{BrokerStatus, CollectionStatus, Phase, Status};
 use crate::observe::telemetry::{ReadsFrom, Telemetry};
 use crate::retry::Retry;
 use crate::rounds::Rounds;
-use crate::session::{self, Next, Sessions};
+use crate::session::{self, NextSession, Sessions};
 use crate::shared::{Fence, Leaves, Shared, Truncates};
 use crate::source::rows::LazyRowSource;
 use crate::state::dead_letters::DeadLetterStore;
@@ -309,16 +309,16 @@ impl Sessions for Indexer {
         Box::pin(self.work_once(retry))
     }
 
-    fn next(&mut self, error: &PipelineError) -> Next {
+    fn next(&mut self, error: &PipelineError) -> NextSession {
         match error {
             PipelineError::Broker(BrokerError::OldProtocol { .. }) if self.config.protocol.is_none() => {
                 tracing::info!("the broker does not know the group protocol of Kafka 4; using the classic one");
                 self.protocol = GroupSharing::Classic;
-                Next::AtOnce
+                NextSession::AtOnce
             }
             // The group releases the name when the session of its former holder ends. No event says when.
-            PipelineError::Broker(BrokerError::InstanceTaken { .. }) => Next::In(ASK_FOR_NAME),
-            _ => Next::BackOff,
+            PipelineError::Broker(BrokerError::InstanceTaken { .. }) => NextSession::In(ASK_FOR_NAME),
+            _ => NextSession::BackOff,
         }
     }
 }

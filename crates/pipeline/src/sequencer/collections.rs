@@ -12,7 +12,7 @@ use crate::state::records::{Checkpoint, Tables};
 use crate::writer::{Batch, Purpose, Writer};
 
 /// The writers of a pipeline's collections, and the tables that they show.
-pub(crate) struct Collections {
+pub(crate) struct PipelineCollections {
     pub(crate) writers: Vec<Writer>,
     /// The tables as they were when the source was connected, including those that are only looked up.
     tables: Vec<Arc<Table>>,
@@ -24,7 +24,7 @@ pub(crate) struct Collections {
     by_name: HashMap<TableName, Arc<Table>>,
 }
 
-impl Collections {
+impl PipelineCollections {
     pub(crate) fn new(writers: Vec<Writer>) -> Self {
         let mut by_table = HashMap::<TableName, Vec<usize>>::new();
         for (index, writer) in writers.iter().enumerate() {

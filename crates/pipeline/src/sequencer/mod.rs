@@ -31,7 +31,7 @@ use crate::error::PipelineError;
 use crate::shared::first_error;
 use crate::writer::row_source::RowSource;
 use crate::writer::{Batch, EmbedJob, Writer, all};
-pub(crate) use collections::Collections;
+pub(crate) use collections::PipelineCollections;
 
 /// Bytes of rows, with their texts and payloads, that may be in flight, so that neither large rows nor many small ones
 /// exhaust the memory. Vectors do not count, because a part that has them is written at once.
