@@ -6,7 +6,7 @@
 //! without end or ends the pipeline.
 //!
 //! - [`collection`]: the collection and the components that serve it
-//! - [`batch`]: the rows to be written; [`coalesce`]: the final state of each key inside a batch
+//! - [`batch`]: the rows to be written; [`coalesce`](mod@coalesce): the final state of each key inside a batch
 //! - [`prepare`]: decides what the rows of a batch must be in the sink
 //! - [`complete`]: fills in values that PostgreSQL did not send
 //! - [`row_source`]: reads values that PostgreSQL did not send, and rows of looked-up tables
