@@ -297,7 +297,8 @@ fn command(directory: &Path, arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(binary::path()?);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if text.starts_with("PG") || text.starts_with("WALVEC_") || text == "DATABASE_URL" || text == "RUST_LOG" {
+        let is_setting = ["PG", "WALVEC_", "OTEL_", "HF_"].iter().any(|prefix| text.starts_with(prefix));
+        if is_setting || ["DATABASE_URL", "RUST_LOG", "COLUMNS", "NO_COLOR"].contains(&&*text) {
             command.env_remove(&name);
         }
     }
