@@ -112,16 +112,10 @@ async fn published(plan: &Plan, settings: &Settings<'_>, home: &Path, until: &st
     let until: Lsn = until.parse()?;
     let began = Instant::now();
     let walvec = Walvec::start_stage(plan, settings, home, "capture", "1").await?;
-    loop {
-        let status = walvec.status().await?;
-        let applied: Lsn = status["applied_lsn"].as_str().unwrap_or("0/0").parse()?;
-        if applied >= until {
-            let seconds = began.elapsed().as_secs_f64();
-            walvec.stop().await?;
-            return Ok(seconds);
-        }
-        tokio::time::sleep(POLL).await;
-    }
+    walvec.applied(until, POLL).await?;
+    let seconds = began.elapsed().as_secs_f64();
+    walvec.stop().await?;
+    Ok(seconds)
 }
 
 /// Returns the records per second of the Debezium engine into nothing, from its first record to its last.
@@ -193,7 +187,7 @@ async fn singles(plan: &Plan, stage: &Stage, broker: &TestBroker, measured: &mut
 }
 
 async fn wait_for_points(walvec: &Walvec, points: u64) -> anyhow::Result<()> {
-    while walvec.status().await?["collections"][0]["points"].as_u64() < Some(points) {
+    while walvec.status().await?.collections.first().and_then(|collection| collection.points) < Some(points) {
         tokio::time::sleep(POLL).await;
     }
     Ok(())
@@ -245,7 +239,8 @@ async fn shared(plan: &Plan, stage: &Stage, broker: &TestBroker, workers: usize)
 async fn share(workers: &[Walvec]) -> anyhow::Result<bool> {
     let mut counts = BTreeSet::new();
     for worker in workers {
-        counts.insert(worker.status().await?["broker"]["partitions"].as_array().map_or(0, Vec::len));
+        let status: Value = worker.get_json("/api/v1/status", &[]).await?;
+        counts.insert(status["broker"]["partitions"].as_array().map_or(0, Vec::len));
     }
     Ok(counts.len() == 1 && !counts.contains(&0))
 }

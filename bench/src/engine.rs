@@ -19,6 +19,7 @@ use walvec_model::{
 };
 use walvec_sink::embedded::Embedded;
 use walvec_sink::{CollectionSpec, Filter, IndexType, Query, Search as _, SearchRequest, Sink as _, Write};
+use walvec_test_program::memory;
 
 use crate::child;
 use crate::report::percentile;
@@ -331,5 +332,5 @@ impl Memory {
 }
 
 fn anonymous_bytes() -> anyhow::Result<u64> {
-    child::memory_of(std::process::id(), "RssAnon:")
+    memory(std::process::id(), "RssAnon")
 }

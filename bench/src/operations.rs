@@ -108,8 +108,8 @@ async fn reindex(plan: &Plan, stage: &Stage, qdrant: Option<&str>, operations: &
             report = &mut reindex => break report?,
             _ = ticks.tick() => {
                 operations.searches += 1;
-                let answered = walvec.search("a lighthouse keeper who counts the ships").await;
-                operations.failed_searches += u64::from(!answered.is_ok_and(|hits| hits > 0));
+                let answered = walvec.search("a lighthouse keeper who counts the ships", 10).await;
+                operations.failed_searches += u64::from(!answered.is_ok_and(|hits| !hits.is_empty()));
             }
         }
     };

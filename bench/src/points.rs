@@ -104,7 +104,7 @@ pub(crate) async fn write(url: &str) -> anyhow::Result<Reading> {
     }
     ensure!(collection.count().await? == POINTS, "walvec has not written all points");
     Remote::purge(Server::at(url), NAME).await?;
-    let peak_rss_bytes = child::peak_rss_of(std::process::id())?;
+    let peak_rss_bytes = child::peak_rss()?;
     Ok(Reading { rows: POINTS, seconds, peak_rss_bytes })
 }
 

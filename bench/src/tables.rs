@@ -9,10 +9,11 @@ use futures::future::try_join_all;
 use serde_json::json;
 use tokio::time::MissedTickBehavior;
 use tokio_postgres::Client;
+use walvec_test_program::{CONFIGURATION, memory};
 use walvec_test_qdrant::TestServer;
 
 use crate::Plan;
-use crate::program::{CONFIGURATION, Walvec, command};
+use crate::program::{Walvec, command};
 use crate::report::{megabytes, percentile};
 use crate::stage::Stage;
 
@@ -201,8 +202,8 @@ impl<'a> Measurement<'a> {
             catalogue: (catalogue_now - catalogue) as f64 / seconds,
             calls: (asked() - before) as f64 / seconds,
             busy: (processor_time(walvec.pid())? - used) / seconds,
-            rss: memory(walvec.pid(), "VmRSS:")?,
-            anonymous: memory(walvec.pid(), "RssAnon:")?,
+            rss: memory(walvec.pid(), "VmRSS")?,
+            anonymous: walvec.anonymous_memory()?,
         };
         Ok((answer, period))
     }
@@ -265,14 +266,6 @@ fn processor_time(pid: u32) -> anyhow::Result<f64> {
     let fields: Vec<&str> = stat.rsplit_once(')').context("no name")?.1.split_whitespace().collect();
     let ticks = |field: usize| -> anyhow::Result<f64> { Ok(fields.get(field - 3).context("no such field")?.parse()?) };
     Ok((ticks(14)? + ticks(15)?) / 100.0)
-}
-
-/// Returns a line of a process's status, in bytes.
-fn memory(pid: u32, field: &str) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such field")?;
-    let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kibibytes * 1024)
 }
 
 /// Writes the section for BENCHMARKS.md.
