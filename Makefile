@@ -24,6 +24,8 @@ FEATURES := --features 'walvec/failpoints $(TLS)'
 FETCHED_POSTGRES := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),default,if-none)
 # More tests than processors run at a time, because most of the time a test waits for a server or a process.
 export RUST_TEST_THREADS ?= $(shell echo $$((3 * $$(getconf _NPROCESSORS_ONLN))))
+# A text that differs from its file in tests/e2e/tests/snapshots fails; `always` writes the file anew.
+export INSTA_UPDATE ?= no
 # Arguments for `make demo` and `make bench`, e.g. make demo ARGS='--once --json'
 ARGS ?=
 

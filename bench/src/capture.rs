@@ -1,38 +1,41 @@
 //! The stream against `pg_recvlogical`, the snapshot against `COPY`, and how both grow.
 
+use std::fmt::Write as _;
+
 use anyhow::ensure;
 
 use crate::Plan;
 use crate::child::{self, Reading};
-use crate::report::median;
+use crate::report::megabytes;
 use crate::stage::{Database, PUBLICATION, Stage, TABLE};
+use crate::stats::{median, median_ratio};
 
 const ROWS: u64 = 300_000;
 const MANY_TRANSACTIONS: u64 = 1_000;
 
 /// Rates in rows per second, medians; memory the largest seen, in bytes.
-pub(crate) struct AgainstPostgres {
-    pub(crate) pg_recvlogical: f64,
-    pub(crate) stream: f64,
+struct AgainstPostgres {
+    pg_recvlogical: f64,
+    stream: f64,
     /// Median of the ratios of paired runs.
-    pub(crate) stream_ratio: f64,
-    pub(crate) stream_rss: u64,
-    pub(crate) copy: f64,
-    pub(crate) snapshot: f64,
-    pub(crate) snapshot_ratio: f64,
-    pub(crate) snapshot_rss: u64,
+    stream_ratio: f64,
+    stream_rss: u64,
+    copy: f64,
+    snapshot: f64,
+    snapshot_ratio: f64,
+    snapshot_rss: u64,
 }
 
 /// The rate and the memory of one reader at one size.
-pub(crate) struct Growth {
-    pub(crate) reader: &'static str,
-    pub(crate) rows: u64,
-    pub(crate) rate: f64,
-    pub(crate) rss: u64,
+struct Growth {
+    reader: &'static str,
+    rows: u64,
+    rate: f64,
+    rss: u64,
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate")]
-pub(crate) async fn against_postgres(plan: &Plan, stage: &Stage) -> anyhow::Result<AgainstPostgres> {
+pub(crate) async fn against_postgres(plan: &Plan, stage: &Stage) -> anyhow::Result<String> {
     let database = stage.database("against").await?;
     // Every reader gets a slot of its own, created before the rows, because reading advances a slot.
     for round in 0..plan.rounds {
@@ -50,21 +53,21 @@ pub(crate) async fn against_postgres(plan: &Plan, stage: &Stage) -> anyhow::Resu
     }
     database.drop().await?;
     let rates = |readings: &[Reading]| readings.iter().map(Reading::rows_per_second).collect::<Vec<_>>();
-    let ratios = |ours: &[f64], theirs: &[f64]| median(ours.iter().zip(theirs).map(|(a, b)| a / b).collect());
     let (stream_rates, snapshot_rates) = (rates(&ours), rates(&snapshots));
-    Ok(AgainstPostgres {
-        stream_ratio: ratios(&stream_rates, &theirs),
-        snapshot_ratio: ratios(&snapshot_rates, &copies),
+    let measured = AgainstPostgres {
+        stream_ratio: median_ratio(&stream_rates, &theirs),
+        snapshot_ratio: median_ratio(&snapshot_rates, &copies),
         pg_recvlogical: median(theirs),
         stream: median(stream_rates),
         stream_rss: largest(&ours),
         copy: median(copies),
         snapshot: median(snapshot_rates),
         snapshot_rss: largest(&snapshots),
-    })
+    };
+    Ok(against_section(&measured)?)
 }
 
-pub(crate) async fn growth(plan: &Plan, stage: &Stage) -> anyhow::Result<Vec<Growth>> {
+pub(crate) async fn growth(plan: &Plan, stage: &Stage) -> anyhow::Result<String> {
     let mut grown = Vec::new();
     let sizes = [plan.largest / 100, plan.largest / 10, plan.largest];
     for rows in sizes {
@@ -90,7 +93,7 @@ pub(crate) async fn growth(plan: &Plan, stage: &Stage) -> anyhow::Result<Vec<Gro
             database.drop().await?;
         }
     }
-    Ok(grown)
+    Ok(growth_section(&grown)?)
 }
 
 fn of(reader: &'static str, rows: u64, readings: &[Reading]) -> Growth {
@@ -120,4 +123,44 @@ async fn snapshot(database: &Database<'_>, rows: u64) -> anyhow::Result<Reading>
     let reading = child::spawn(&["copy", &database.url, "snapshot"]).await?;
     ensure!(reading.rows == rows, "the snapshot had {} rows instead of {rows}", reading.rows);
     Ok(reading)
+}
+
+/// Returns the section of the measurements against PostgreSQL's own programs.
+fn against_section(capture: &AgainstPostgres) -> Result<String, std::fmt::Error> {
+    let mut text = String::new();
+    writeln!(
+        text,
+        "## Capture, 300,000 rows of 250 bytes, into nothing\n\n\
+         | | rows/s | ratio | target | peak memory |\n|---|---|---|---|---|\n\
+         | `pg_recvlogical` to /dev/null | {:.0} | | | |\n\
+         | walvec, stream | {:.0} | {:.2} | ≥ 0.95 | {} |\n\
+         | one `COPY TO STDOUT` | {:.0} | | | |\n\
+         | walvec, snapshot | {:.0} | {:.2} | ≥ 0.40 | {} |\n",
+        capture.pg_recvlogical,
+        capture.stream,
+        capture.stream_ratio,
+        megabytes(capture.stream_rss),
+        capture.copy,
+        capture.snapshot,
+        capture.snapshot_ratio,
+        megabytes(capture.snapshot_rss),
+    )?;
+    Ok(text)
+}
+
+/// Returns the section about growth.
+fn growth_section(growth: &[Growth]) -> Result<String, std::fmt::Error> {
+    let mut text = String::new();
+    writeln!(
+        text,
+        "## Growth\n\nTargets, the largest against a tenth of it: rate ≥ 0.90, at most 20 MB more.\n\n\
+         | | rows | rows/s | against a tenth | peak memory |\n|---|---|---|---|---|"
+    )?;
+    for Growth { reader, rows, rate, rss } in growth {
+        let tenth = growth.iter().find(|other| other.reader == *reader && other.rows == rows / 10);
+        let ratio = tenth.map_or_else(String::new, |tenth| format!("{:.2}", rate / tenth.rate));
+        writeln!(text, "| {reader} | {rows} | {rate:.0} | {ratio} | {} |", megabytes(*rss))?;
+    }
+    writeln!(text)?;
+    Ok(text)
 }

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Instant;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use clap::Subcommand;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use walvec_capture::{Columns, Source, SourceConfig, TableSpec};
 use walvec_model::{Lsn, StreamEvent, TableName};
+use walvec_test_program::memory;
 
 use crate::stage::{PUBLICATION, TABLE};
 use crate::{engine, points};
@@ -69,7 +70,12 @@ fn print(found: &impl Serialize) -> anyhow::Result<()> {
 }
 
 fn reading((rows, seconds): (u64, f64)) -> anyhow::Result<Reading> {
-    Ok(Reading { rows, seconds, peak_rss_bytes: peak_rss_of(std::process::id())? })
+    Ok(Reading { rows, seconds, peak_rss_bytes: peak_rss()? })
+}
+
+/// Returns the largest resident set that this process has had, in bytes.
+pub(crate) fn peak_rss() -> anyhow::Result<u64> {
+    memory(std::process::id(), "VmHWM")
 }
 
 /// Starts this program again as a child and waits for its reading.
@@ -86,19 +92,6 @@ pub(crate) async fn answer<T: DeserializeOwned>(arguments: &[&str]) -> anyhow::R
         .await?;
     ensure!(output.status.success(), "{arguments:?}: {}", output.status);
     Ok(serde_json::from_slice(&output.stdout)?)
-}
-
-/// Returns the largest resident set that a process has had, in bytes.
-pub(crate) fn peak_rss_of(pid: u32) -> anyhow::Result<u64> {
-    memory_of(pid, "VmHWM:")
-}
-
-/// Returns a field of the system's report on the memory of a process, in bytes.
-pub(crate) fn memory_of(pid: u32, field: &str) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).with_context(|| format!("no {field}"))?;
-    let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kibibytes * 1024)
 }
 
 fn config(url: String, slot: String) -> SourceConfig {

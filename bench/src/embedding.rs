@@ -5,6 +5,7 @@
 
 mod corpus;
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -16,7 +17,7 @@ use walvec_embed::onnx::{OnnxEmbedder, OnnxOptions};
 use walvec_model::Vector;
 
 use crate::Plan;
-use crate::report::median;
+use crate::stats::median;
 
 pub(crate) use corpus::{catalogue, texts};
 
@@ -27,27 +28,27 @@ pub(crate) const MODEL: &str = "sentence-transformers/all-MiniLM-L6-v2";
 const SAME: f32 = 0.999;
 
 /// One model's rates and ratios, medians over rounds.
-pub(crate) struct Embedding {
+struct Embedding {
     /// How the weights are stored.
-    pub(crate) weights: &'static str,
-    pub(crate) texts: usize,
-    pub(crate) tokens: u64,
-    pub(crate) walvec: Rate,
-    pub(crate) walvec_sorted: Rate,
-    pub(crate) onnx_runtime: Rate,
-    pub(crate) onnx_runtime_sorted: Rate,
+    weights: &'static str,
+    texts: usize,
+    tokens: u64,
+    walvec: Rate,
+    walvec_sorted: Rate,
+    onnx_runtime: Rate,
+    onnx_runtime_sorted: Rate,
     /// The ratio of walvec's rate to that of ONNX Runtime, both with texts in their original order.
-    pub(crate) ratio: f64,
+    ratio: f64,
     /// The ratio of walvec's rate to that of ONNX Runtime, both with sorted texts.
-    pub(crate) ratio_sorted: f64,
+    ratio_sorted: f64,
 }
 
 /// The results of one program with one order of texts.
 #[derive(Default)]
-pub(crate) struct Rate {
-    pub(crate) tokens_per_second: f64,
+struct Rate {
+    tokens_per_second: f64,
     /// The share of the computed tokens that only pad shorter texts.
-    pub(crate) padding: f64,
+    padding: f64,
 }
 
 /// One pass over all texts.
@@ -68,7 +69,8 @@ struct ByOnnxRuntime {
 }
 
 /// Measures the model with its int8 weights, and with the same weights in f32.
-pub(crate) async fn measure(plan: &Plan, python: &Path) -> anyhow::Result<Vec<Embedding>> {
+pub(crate) async fn measure(plan: &Plan) -> anyhow::Result<String> {
+    let python = plan.python()?;
     let int8 = plan.models()?.join(MODEL);
     let directory = tempfile::tempdir()?;
     let float = directory.path().join("f32");
@@ -78,7 +80,7 @@ pub(crate) async fn measure(plan: &Plan, python: &Path) -> anyhow::Result<Vec<Em
         eprintln!("    {weights} weights, {} texts", plan.texts);
         measured.push(model_of(plan, python, weights, &model, directory.path()).await?);
     }
-    Ok(measured)
+    Ok(section(&measured)?)
 }
 
 async fn model_of(
@@ -195,4 +197,34 @@ fn compare(ours: &[Vector], theirs: &[Vector]) -> anyhow::Result<()> {
         ensure!(cosine > SAME, "walvec and ONNX Runtime disagree: cosine {cosine}");
     }
     Ok(())
+}
+
+/// Returns the section for BENCHMARKS.md.
+fn section(embedding: &[Embedding]) -> Result<String, std::fmt::Error> {
+    let mut text = String::new();
+    let (texts, tokens) = embedding.first().map_or((0, 0), |first| (first.texts, first.tokens));
+    writeln!(
+        text,
+        "## Embedding\n\nall-MiniLM-L6-v2, {texts} texts of 5 to 300 tokens, of which it reads 256: {tokens} tokens in all. From the text to \
+         the vector,\nagainst the ONNX Runtime package for Python with batches of 32 and as many threads as there are cores. Sorted: by length. \
+         walvec\nsorts the texts of each call by itself.\n\n\
+         | weights | order | | tokens/s | padding | ratio | target |\n|---|---|---|---|---|---|---|"
+    )?;
+    for Embedding { weights, walvec, walvec_sorted, onnx_runtime, onnx_runtime_sorted, ratio, ratio_sorted, .. } in
+        embedding
+    {
+        for (order, who, rate, compared) in [
+            ("as they come", "ONNX Runtime", onnx_runtime, None),
+            ("as they come", "walvec", walvec, Some((ratio, "≥ 1.25"))),
+            ("sorted", "ONNX Runtime", onnx_runtime_sorted, None),
+            ("sorted", "walvec", walvec_sorted, Some((ratio_sorted, "≥ 1.0"))),
+        ] {
+            let (ratio, target) =
+                compared.map_or((String::new(), ""), |(ratio, target)| (format!("{ratio:.2}"), target));
+            let (speed, padding) = (rate.tokens_per_second, rate.padding * 100.0);
+            writeln!(text, "| {weights} | {order} | {who} | {speed:.0} | {padding:.1} % | {ratio} | {target} |")?;
+        }
+    }
+    writeln!(text)?;
+    Ok(text)
 }

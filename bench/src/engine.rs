@@ -1,33 +1,35 @@
 //! Measures the engine inside the program with many points: when its index is complete, how fast and how good searches are, one durable
 //! point against a plain `fdatasync`, how long a stop and a start take, and memory.
+//!
+//! - `memory`: the memory of this process
+//! - [`space`]: the points
+//! - this file: what is measured
+
+mod memory;
+mod space;
 
 use std::collections::HashSet;
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use tokio::task::JoinHandle;
-use walvec_model::{
-    Fingerprint, Generation, InputHash, Lsn, MadeWith, Payload, Point, PointId, Position, Provenance, Value,
-};
+use walvec_model::{Fingerprint, MadeWith, PointId};
 use walvec_sink::embedded::Embedded;
 use walvec_sink::{CollectionSpec, Filter, IndexType, Query, Search as _, SearchRequest, Sink as _, Write};
 
+use self::memory::{Memory, anonymous_bytes};
+use self::space::Space;
 use crate::child;
-use crate::report::percentile;
+use crate::report::megabytes;
+use crate::stats::{milliseconds, percentile};
 
 const DIMENSION: usize = 384;
-/// The dimensions of the space from which vectors are made. Vectors of texts lie near a surface of few dimensions, and in
-/// clusters; independent random numbers would have no near neighbours.
-const LATENT: usize = 24;
-const CROWDS: usize = 200;
 const BATCH: u64 = 256;
 const SEARCHES: u64 = 500;
 const JUDGED: u64 = 100;
@@ -37,12 +39,12 @@ const JUDGED_UP_TO: u64 = 200_000;
 const SINGLE: u64 = 200;
 
 /// The results for one number of points.
-pub(crate) struct Engine {
-    pub(crate) points: u64,
-    pub(crate) filled: Filled,
-    pub(crate) reopened: Opened,
+struct Engine {
+    points: u64,
+    filled: Filled,
+    reopened: Opened,
     /// A start after a stop in the middle of an index build.
-    pub(crate) interrupted: Opened,
+    interrupted: Opened,
 }
 
 /// The results of the process that filled the collection.
@@ -78,13 +80,13 @@ pub(crate) struct Opened {
 }
 
 /// Measures a collection of this many points, in child processes.
-pub(crate) async fn measure(points: u64) -> anyhow::Result<Engine> {
+pub(crate) async fn measure(points: u64) -> anyhow::Result<String> {
     let root = tempfile::tempdir()?;
     let path = root.path().to_str().context("a directory with a plain name")?;
     let filled = child::answer(&["engine-fill", path, &points.to_string()]).await?;
     let interrupted = child::answer(&["engine-open", path]).await?;
     let reopened = child::answer(&["engine-open", path]).await?;
-    Ok(Engine { points, filled, reopened, interrupted })
+    Ok(section(&Engine { points, filled, reopened, interrupted })?)
 }
 
 /// Opens the collection, in a process of its own.
@@ -234,10 +236,6 @@ async fn single_writes(root: &Path, sink: &Embedded, space: &Space, points: u64)
     Ok((percentile(&mut writes, 50), percentile(&mut plains, 50)))
 }
 
-fn milliseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
-}
-
 fn request(vector: Vec<f32>) -> SearchRequest {
     SearchRequest { query: Query::Dense(vector), limit: WANTED, filter: Filter::default(), min_score: None }
 }
@@ -255,81 +253,41 @@ fn spec() -> CollectionSpec {
     }
 }
 
-/// The space from which vectors are made.
-struct Space {
-    basis: Vec<Vec<f32>>,
-    crowds: Vec<Vec<f32>>,
-}
-
-impl Space {
-    fn new() -> Self {
-        let mut random = StdRng::seed_from_u64(7);
-        let mut normals = |count| (0..count).map(|_| normal(&mut random)).collect();
-        Self {
-            basis: (0..LATENT).map(|_| normals(DIMENSION)).collect(),
-            crowds: (0..CROWDS).map(|_| normals(LATENT)).collect(),
-        }
-    }
-
-    fn vector(&self, seed: u64) -> Vec<f32> {
-        let mut random = StdRng::seed_from_u64(seed);
-        let crowd = &self.crowds[random.random_range(0..CROWDS)];
-        let mut vector: Vec<f32> = (0..DIMENSION).map(|_| 0.3 * random.random_range(-1.0_f32..1.0)).collect();
-        for (direction, centre) in self.basis.iter().zip(crowd) {
-            let along = centre + 0.7 * normal(&mut random);
-            vector.iter_mut().zip(direction).for_each(|(number, part)| *number += along * part);
-        }
-        let length = vector.iter().map(|number| number * number).sum::<f32>().sqrt();
-        vector.iter_mut().for_each(|number| *number /= length);
-        vector
-    }
-
-    fn point(&self, id: u64) -> Point {
-        let fields = json!({ "number": id, "title": format!("the title of {id}"), "text": "some words ".repeat(15) });
-        let payload: Payload = if let Value::Object(fields) = fields { fields } else { Payload::new() };
-        let provenance = Provenance {
-            position: Position { commit_lsn: Lsn(100), ordinal: id },
-            table: "public.bench".to_owned(),
-            key: vec![json!(id)],
-            input_hash: InputHash::of("a text"),
-            fingerprint: Fingerprint::of(&["bench"]),
-            generation: Generation(1),
-            chunk: 0,
-            chunks: 1,
-        };
-        Point { id: PointId::Num(id), vector: self.vector(id), keywords: None, payload, provenance }
-    }
-}
-
-/// Returns a random number, approximately from a normal distribution of variance 1.
-fn normal(random: &mut StdRng) -> f32 {
-    (0..6).map(|_| random.random_range(-1.0_f32..1.0)).sum::<f32>() / std::f32::consts::SQRT_2
-}
-
-/// A task that records the most anonymous memory of this process.
-struct Memory(Arc<AtomicU64>, JoinHandle<()>);
-
-impl Memory {
-    fn watch() -> Self {
-        let most = Arc::new(AtomicU64::new(0));
-        let task = tokio::spawn({
-            let most = Arc::clone(&most);
-            async move {
-                loop {
-                    most.fetch_max(anonymous_bytes().unwrap_or(0), Ordering::Relaxed);
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            }
-        });
-        Self(most, task)
-    }
-
-    fn most(self) -> u64 {
-        self.1.abort();
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-fn anonymous_bytes() -> anyhow::Result<u64> {
-    child::memory_of(std::process::id(), "RssAnon:")
+/// Returns the section of the engine inside the program.
+fn section(measured: &Engine) -> Result<String, std::fmt::Error> {
+    let Engine { points, filled, reopened, interrupted } = measured;
+    let mut text = String::new();
+    let recall = filled.recall.map_or_else(|| "not compared".to_owned(), |recall| format!("{recall:.3}"));
+    let most = filled.anonymous.max(reopened.anonymous).max(interrupted.anonymous);
+    writeln!(
+        text,
+        "## The engine inside the program, {points} points of 384 dimensions\n\n\
+         One process fills the collection, in batches of 256, while indexes are built beside that; others open it again.\n\n\
+         | | measured | target |\n|---|---|---|\n\
+         | written | {:.0} points/s, the longest batch {:.0} ms | |\n\
+         | everything has an index, after the last write | {:.0} s | ≤ 60 at 100,000 |\n\
+         | a search with the vector given, p50 | {:.2} ms | ≤ 5 at 100,000 |\n\
+         | one search after the other | {:.0}/s | ≥ 200 at 100,000 |\n\
+         | recall@10 against comparing all | {recall} | ≥ 0.97 |\n\
+         | one point durable, against an append with `fdatasync` | {:.2} ms, {:.2} ms: {:.1} × | ≤ 3 × |\n\
+         | a stop in the middle of an index build | {:.2} s | ≤ 3 |\n\
+         | a start after that | {:.2} s, {} points | ≤ 5 |\n\
+         | a start after a clean stop | {:.2} s, {} points | ≤ 5 |\n\
+         | anonymous memory, the most | {} | ≤ 400 MB |\n",
+        filled.points_per_second,
+        filled.longest_write,
+        filled.index_seconds,
+        filled.search_p50,
+        filled.searches_per_second,
+        filled.write,
+        filled.plain,
+        filled.write / filled.plain,
+        filled.stop_seconds,
+        interrupted.seconds,
+        interrupted.points,
+        reopened.seconds,
+        reopened.points,
+        megabytes(most),
+    )?;
+    Ok(text)
 }

@@ -16,7 +16,8 @@
 //! - [`tables`]: a thousand tables in one process
 //! - [`transaction`]: one transaction over a whole table (`make bench ARGS=scale`)
 //! - [`quality`]: how good searches are (`make quality`)
-//! - [`report`]: medians, and the tables of BENCHMARKS.md
+//! - [`stats`]: medians and percentiles
+//! - [`report`]: BENCHMARKS.md, of the sections that the parts write
 
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "a program that reports")]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -33,6 +34,7 @@ mod provider;
 mod quality;
 mod report;
 mod stage;
+mod stats;
 mod sync;
 mod tables;
 mod transaction;
@@ -139,7 +141,7 @@ const MANY_POINTS: u64 = 1_000_000;
 async fn scale(arguments: &transaction::Arguments) -> anyhow::Result<()> {
     if arguments.plan.wants("engine") {
         eprintln!("==> the engine inside the program, {MANY_POINTS} points");
-        println!("{}", report::engine(&engine::measure(MANY_POINTS).await?)?);
+        println!("{}", engine::measure(MANY_POINTS).await?);
     }
     if arguments.plan.wants("transaction") {
         eprintln!("==> transactions over a whole table");
@@ -152,68 +154,59 @@ async fn measure(plan: &Plan) -> anyhow::Result<()> {
     let mut report = report::Report::default();
     if plan.wants("embedding") {
         eprintln!("==> embedding");
-        report.embedding = embedding::measure(plan, plan.python()?).await?;
+        report.add("embedding", embedding::measure(plan).await?);
     }
     if plan.wants("points") {
         eprintln!("==> points into a Qdrant server");
-        report.points = points::measure(plan, plan.python()?).await?;
+        report.add("points", points::measure(plan).await?);
     }
     if plan.wants("engine") {
         eprintln!("==> the engine inside the program, {ENGINE_POINTS} points");
-        report.engine = Some(engine::measure(ENGINE_POINTS).await?);
+        report.add("engine", engine::measure(ENGINE_POINTS).await?);
     }
     let stage = stage::Stage::start().await?;
-    report.server = stage.version();
-    if plan.wants("sync") {
-        eprintln!("==> rows until they can be found");
-        report.sync.push(("the engine inside the program", sync::measure(plan, &stage, None).await?));
-        if let Some(url) = &plan.qdrant {
-            report.sync.push(("a real Qdrant server", sync::measure(plan, &stage, Some(url)).await?));
-        }
-    }
-    if plan.wants("provider") {
-        eprintln!("==> a provider at its limit");
-        report.provider = provider::measure(plan, &stage).await?;
-    }
-    if plan.wants("operations") {
-        eprintln!("==> verify and reindex");
-        report.operations.push(("the engine inside the program", operations::measure(plan, &stage, None).await?));
-        let test_server = walvec_test_qdrant::TestServer::start()?;
-        let measured = operations::measure(plan, &stage, Some(&test_server.url())).await?;
-        report.operations.push(("the Qdrant server for tests", measured));
-        if let Some(url) = &plan.qdrant {
-            report.operations.push(("a real Qdrant server", operations::measure(plan, &stage, Some(url)).await?));
-        }
-    }
-    if plan.wants("broker") {
-        eprintln!("==> through a broker");
-        match walvec_test_kafka::available() {
-            Ok(()) => report.broker = Some(broker::measure(plan, &stage).await?),
-            Err(missing) => eprintln!("    SKIPPED: {missing}"),
-        }
-    }
-    if plan.wants("tables") {
-        eprintln!("==> many tables");
-        report.tables.push(("the engine inside the program", tables::measure(plan, None).await?));
-    }
-    if plan.wants("tables-server") {
-        eprintln!("==> many tables into a Qdrant server");
-        let server = walvec_test_qdrant::TestServer::start()?;
-        report.tables.push(("the Qdrant server for tests", tables::measure(plan, Some(&server)).await?));
-    }
-    if plan.wants("capture") {
-        eprintln!("==> stream and snapshot against PostgreSQL's own programs");
-        report.capture = Some(capture::against_postgres(plan, &stage).await?);
-    }
-    if plan.wants("growth") {
-        eprintln!("==> growth");
-        report.growth = capture::growth(plan, &stage).await?;
-    }
+    on_server(plan, &stage, &mut report).await?;
+    let server = stage.version();
     stage.close().await?;
-    let text = report.render(plan)?;
+    let text = report.render(plan, &server);
     println!("{text}");
     if !plan.only.is_empty() {
         return Ok(());
     }
     std::fs::write(&plan.output, text).with_context(|| plan.output.display().to_string())
+}
+
+/// Measures what needs a PostgreSQL server.
+async fn on_server(plan: &Plan, stage: &stage::Stage, report: &mut report::Report) -> anyhow::Result<()> {
+    if plan.wants("sync") {
+        eprintln!("==> rows until they can be found");
+        report.add("sync", sync::measure(plan, stage).await?);
+    }
+    if plan.wants("provider") {
+        eprintln!("==> a provider at its limit");
+        report.add("provider", provider::measure(plan, stage).await?);
+    }
+    if plan.wants("operations") {
+        eprintln!("==> verify and reindex");
+        report.add("operations", operations::measure(plan, stage).await?);
+    }
+    if plan.wants("broker") {
+        eprintln!("==> through a broker");
+        match walvec_test_kafka::available() {
+            Ok(()) => report.add("broker", broker::measure(plan, stage).await?),
+            Err(missing) => eprintln!("    SKIPPED: {missing}"),
+        }
+    }
+    if plan.wants("tables") || plan.wants("tables-server") {
+        report.add("tables", tables::measure(plan).await?);
+    }
+    if plan.wants("capture") {
+        eprintln!("==> stream and snapshot against PostgreSQL's own programs");
+        report.add("capture", capture::against_postgres(plan, stage).await?);
+    }
+    if plan.wants("growth") {
+        eprintln!("==> growth");
+        report.add("growth", capture::growth(plan, stage).await?);
+    }
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! Measures verify and reindex, and the cost of rows whose text stays the same, with the whole program.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -7,10 +8,12 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use tokio::time::MissedTickBehavior;
 use tokio_postgres::Client;
+use walvec_test_qdrant::TestServer;
 
 use crate::Plan;
 use crate::embedding::{MODEL, texts};
 use crate::program::{Settings, Walvec, command};
+use crate::report::megabytes;
 use crate::stage::Stage;
 
 const VERIFIED: u32 = 200_000;
@@ -21,26 +24,38 @@ const SEARCH_INTERVAL: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The results.
-pub(crate) struct Operations {
+struct Operations {
     /// Rows per second of `walvec verify`, start of the program included.
-    pub(crate) verify_rate: f64,
+    verify_rate: f64,
     /// Searches during the reindex, and how many of them failed.
-    pub(crate) searches: u64,
-    pub(crate) failed_searches: u64,
+    searches: u64,
+    failed_searches: u64,
     /// How long the reindex took, in seconds.
-    pub(crate) reindex_seconds: f64,
+    reindex_seconds: f64,
     /// The largest resident set of the program during it, in bytes.
-    pub(crate) reindex_rss: u64,
+    reindex_rss: u64,
     /// The seconds from the program's start until it follows the stream again, with the rows of the reindex.
-    pub(crate) restart_seconds: f64,
+    restart_seconds: f64,
     /// How many embeddings were computed after an update of every row that did not change the texts.
-    pub(crate) repriced: u64,
+    repriced: u64,
     /// How many embeddings were computed for a new snapshot of the unchanged rows.
-    pub(crate) again: u64,
+    again: u64,
 }
 
-/// Measures with the engine inside the program, or with the Qdrant server at `qdrant`.
-pub(crate) async fn measure(plan: &Plan, stage: &Stage, qdrant: Option<&str>) -> anyhow::Result<Operations> {
+/// Measures with the engine inside the program, with the Qdrant server for tests, and with a real one if there is one.
+pub(crate) async fn measure(plan: &Plan, stage: &Stage) -> anyhow::Result<String> {
+    let server = TestServer::start()?;
+    let mut measured = vec![
+        ("the engine inside the program", with(plan, stage, None).await?),
+        ("the Qdrant server for tests", with(plan, stage, Some(&server.url())).await?),
+    ];
+    if let Some(url) = &plan.qdrant {
+        measured.push(("a real Qdrant server", with(plan, stage, Some(url)).await?));
+    }
+    Ok(section(&measured)?)
+}
+
+async fn with(plan: &Plan, stage: &Stage, qdrant: Option<&str>) -> anyhow::Result<Operations> {
     let verify_rate = verify(plan, stage, qdrant).await?;
     let mut operations = Operations {
         verify_rate,
@@ -108,8 +123,8 @@ async fn reindex(plan: &Plan, stage: &Stage, qdrant: Option<&str>, operations: &
             report = &mut reindex => break report?,
             _ = ticks.tick() => {
                 operations.searches += 1;
-                let answered = walvec.search("a lighthouse keeper who counts the ships").await;
-                operations.failed_searches += u64::from(!answered.is_ok_and(|hits| hits > 0));
+                let answered = walvec.search("a lighthouse keeper who counts the ships", 10).await;
+                operations.failed_searches += u64::from(!answered.is_ok_and(|hits| !hits.is_empty()));
             }
         }
     };
@@ -154,4 +169,29 @@ async fn run(plan: &Plan, directory: &Path, arguments: &[&str]) -> anyhow::Resul
     let told = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "walvec {arguments:?} ended with {}: {told}", output.status);
     serde_json::from_slice(&output.stdout).context("its answer")
+}
+
+/// Returns the section for BENCHMARKS.md.
+fn section(operations: &[(&str, Operations)]) -> Result<String, std::fmt::Error> {
+    let mut text = String::new();
+    writeln!(
+        text,
+        "## Verify and reindex\n\n`verify` of 200,000 rows, start of the program included; `reindex` of 10,000 rows with another model, while a \
+         client\nsearches 20 times a second; after it, the start of the program until it follows the stream again; then embeddings that are \
+         computed when the price of every row\nis changed, and for a new snapshot of all of them. Targets: verify ≥ 20,000 rows/s, no failed \
+         search, memory ≤ 350 MB, start ≤ 0.5 s,\n0 embeddings.\n\n\
+         | points in | verify | reindex | searches meanwhile | failed | peak memory | start | embeddings for other prices | for a new snapshot \
+         |\n|---|---|---|---|---|---|---|---|---|"
+    )?;
+    for (sink, measured) in operations {
+        let Operations { verify_rate, searches, failed_searches, reindex_seconds, .. } = measured;
+        let Operations { reindex_rss, restart_seconds, repriced, again, .. } = measured;
+        writeln!(
+            text,
+            "| {sink} | {verify_rate:.0} rows/s | {reindex_seconds:.0} s | {searches} | {failed_searches} | {} | {restart_seconds:.2} s | {repriced} | {again} |",
+            megabytes(*reindex_rss)
+        )?;
+    }
+    writeln!(text)?;
+    Ok(text)
 }

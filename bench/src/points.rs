@@ -1,5 +1,6 @@
 //! Measures writes into a Qdrant server: walvec's sink against the official Python client, with the same batches.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -17,7 +18,7 @@ use walvec_test_qdrant::TestServer;
 
 use crate::Plan;
 use crate::child::{self, Reading};
-use crate::report::median;
+use crate::stats::median;
 
 const POINTS: u64 = 20_000;
 const DIMENSION: usize = 384;
@@ -27,15 +28,16 @@ const BATCH: usize = 256;
 const BATCHES_PER_WRITE: usize = 16;
 
 /// Points per second into one server.
-pub(crate) struct Points {
-    pub(crate) server: String,
-    pub(crate) python: f64,
-    pub(crate) walvec: f64,
-    pub(crate) ratio: f64,
+struct Points {
+    server: String,
+    python: f64,
+    walvec: f64,
+    ratio: f64,
 }
 
 /// Measures with the test server, and with a real one if there is one.
-pub(crate) async fn measure(plan: &Plan, python: &Path) -> anyhow::Result<Vec<Points>> {
+pub(crate) async fn measure(plan: &Plan) -> anyhow::Result<String> {
+    let python = plan.python()?;
     let mut measured = Vec::new();
     let test_server = TestServer::start()?;
     measured.push(against(plan, python, "the server for tests", &test_server.url()).await?);
@@ -43,7 +45,7 @@ pub(crate) async fn measure(plan: &Plan, python: &Path) -> anyhow::Result<Vec<Po
     if let Some(url) = &plan.qdrant {
         measured.push(against(plan, python, "a real server", url).await?);
     }
-    Ok(measured)
+    Ok(section(&measured)?)
 }
 
 async fn against(plan: &Plan, python: &Path, name: &str, url: &str) -> anyhow::Result<Points> {
@@ -104,7 +106,7 @@ pub(crate) async fn write(url: &str) -> anyhow::Result<Reading> {
     }
     ensure!(collection.count().await? == POINTS, "walvec has not written all points");
     Remote::purge(Server::at(url), NAME).await?;
-    let peak_rss_bytes = child::peak_rss_of(std::process::id())?;
+    let peak_rss_bytes = child::peak_rss()?;
     Ok(Reading { rows: POINTS, seconds, peak_rss_bytes })
 }
 
@@ -146,4 +148,20 @@ fn point(number: u64) -> Point {
             chunks: 1,
         },
     }
+}
+
+/// Returns the section for BENCHMARKS.md.
+fn section(points: &[Points]) -> Result<String, std::fmt::Error> {
+    let mut text = String::new();
+    writeln!(
+        text,
+        "## Points into a Qdrant server\n\n20,000 points of 384 dimensions in requests of 256, each waited for. The Python client has one \
+         request in flight, as its\n`upsert(wait=True)` does, walvec up to four.\n\n\
+         | server | official Python client, gRPC | walvec | ratio | target |\n|---|---|---|---|---|"
+    )?;
+    for Points { server, python, walvec, ratio } in points {
+        writeln!(text, "| {server} | {python:.0} points/s | {walvec:.0} points/s | {ratio:.2} | ≥ 1.5 |")?;
+    }
+    writeln!(text)?;
+    Ok(text)
 }

@@ -1,6 +1,7 @@
 //! Measures walvec with a provider that answers a limited number of requests per second, and refuses every second
 //! request.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -13,7 +14,7 @@ use crate::stage::Stage;
 
 /// The number of rows. It is so large that the last requests count for little: when they have to wait, no others take
 /// their place.
-pub(crate) const ROWS: u32 = 40_000;
+const ROWS: u32 = 40_000;
 /// How many requests are answered a second.
 const LIMIT: f64 = 20.0;
 /// How many texts go into a request.
@@ -22,7 +23,7 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// Where the rows come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum From {
+enum From {
     /// The rows were there before walvec started.
     Snapshot,
     /// The rows are inserted at once.
@@ -30,20 +31,20 @@ pub(crate) enum From {
 }
 
 /// The results.
-pub(crate) struct AtALimit {
-    pub(crate) from: From,
+struct AtALimit {
+    from: From,
     /// Texts per second that the limit allows.
-    pub(crate) allowed: f64,
+    allowed: f64,
     /// Texts per second that walvec embedded.
-    pub(crate) measured: f64,
+    measured: f64,
     /// The share of requests that were answered 429.
-    pub(crate) refused: f64,
+    refused: f64,
     /// Rows without a point in the end.
-    pub(crate) lost: u64,
+    lost: u64,
 }
 
-pub(crate) async fn measure(plan: &Plan, stage: &Stage) -> anyhow::Result<Vec<AtALimit>> {
-    Ok(vec![of(plan, stage, From::Snapshot).await?, of(plan, stage, From::Stream).await?])
+pub(crate) async fn measure(plan: &Plan, stage: &Stage) -> anyhow::Result<String> {
+    Ok(section(&[of(plan, stage, From::Snapshot).await?, of(plan, stage, From::Stream).await?])?)
 }
 
 async fn of(plan: &Plan, stage: &Stage, from: From) -> anyhow::Result<AtALimit> {
@@ -94,4 +95,26 @@ async fn of(plan: &Plan, stage: &Stage, from: From) -> anyhow::Result<AtALimit> 
         refused,
         lost: u64::from(ROWS).saturating_sub(points as u64),
     })
+}
+
+/// Returns the section for BENCHMARKS.md.
+fn section(measured: &[AtALimit]) -> Result<String, std::fmt::Error> {
+    let mut text = String::new();
+    writeln!(
+        text,
+        "## A provider at its limit\n\n{ROWS} rows, embedded over HTTP by a provider that answers 20 requests of 32 texts a second, and says \
+         429 to those above\nit and to every second one besides: come back in a second.\n\n\
+         | rows come from | texts/s allowed | rows/s | of what is allowed | target | answered 429 | rows without a point |\n\
+         |---|---|---|---|---|---|---|"
+    )?;
+    for AtALimit { from, allowed, measured, refused, lost } in measured {
+        let from = match from {
+            From::Snapshot => "the table, as it was",
+            From::Stream => "one transaction",
+        };
+        let (share, refused) = (measured / allowed, refused * 100.0);
+        writeln!(text, "| {from} | {allowed:.0} | {measured:.0} | {share:.2} | ≥ 0.80 | {refused:.0} % | {lost} |")?;
+    }
+    writeln!(text)?;
+    Ok(text)
 }

@@ -1,6 +1,10 @@
 //! Measures a thousand tables in one process: their cost while no row changes, and with a row per second in each.
+//!
+//! - `section`: the table of BENCHMARKS.md
+//! - this file: what is measured
 
-use std::fmt::Write as _;
+mod section;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -9,12 +13,14 @@ use futures::future::try_join_all;
 use serde_json::json;
 use tokio::time::MissedTickBehavior;
 use tokio_postgres::Client;
+use walvec_test_program::{CONFIGURATION, memory};
 use walvec_test_qdrant::TestServer;
 
+use self::section::section;
 use crate::Plan;
-use crate::program::{CONFIGURATION, Walvec, command};
-use crate::report::{megabytes, percentile};
+use crate::program::{Walvec, command};
 use crate::stage::Stage;
+use crate::stats::{milliseconds, percentile};
 
 const NAME: &str = "tables";
 /// The role as which walvec connects, so that its statements can be distinguished from those of this program.
@@ -33,7 +39,7 @@ const POLL: Duration = Duration::from_millis(1);
 const FOLLOWED: u64 = 1_000_000;
 
 /// The results.
-pub(crate) struct ManyTables {
+struct ManyTables {
     tables: u32,
     /// Seconds of `walvec check`.
     check: f64,
@@ -73,8 +79,22 @@ struct Period {
     anonymous: u64,
 }
 
-/// Measures with the engine inside the program, or with a Qdrant server.
-pub(crate) async fn measure(plan: &Plan, server: Option<&TestServer>) -> anyhow::Result<ManyTables> {
+/// Measures with the engine inside the program, and with the Qdrant server for tests, as far as the plan wants it.
+pub(crate) async fn measure(plan: &Plan) -> anyhow::Result<String> {
+    let mut measured = Vec::new();
+    if plan.wants("tables") {
+        eprintln!("==> many tables");
+        measured.push(("the engine inside the program", with(plan, None).await?));
+    }
+    if plan.wants("tables-server") {
+        eprintln!("==> many tables into a Qdrant server");
+        let server = TestServer::start()?;
+        measured.push(("the Qdrant server for tests", with(plan, Some(&server)).await?));
+    }
+    Ok(section(&measured)?)
+}
+
+async fn with(plan: &Plan, server: Option<&TestServer>) -> anyhow::Result<ManyTables> {
     let settings = [("shared_preload_libraries", "pg_stat_statements"), ("pg_stat_statements.track_utility", "on")];
     let stage = Stage::start_with(&settings).await?;
     let measured = Measurement::begin(plan, &stage, server).await?.run().await?;
@@ -201,8 +221,8 @@ impl<'a> Measurement<'a> {
             catalogue: (catalogue_now - catalogue) as f64 / seconds,
             calls: (asked() - before) as f64 / seconds,
             busy: (processor_time(walvec.pid())? - used) / seconds,
-            rss: memory(walvec.pid(), "VmRSS:")?,
-            anonymous: memory(walvec.pid(), "RssAnon:")?,
+            rss: memory(walvec.pid(), "VmRSS")?,
+            anonymous: walvec.anonymous_memory()?,
         };
         Ok((answer, period))
     }
@@ -251,7 +271,7 @@ impl<'a> Measurement<'a> {
             while !walvec.has_in(&name, id).await? {
                 tokio::time::sleep(POLL).await;
             }
-            latencies.push(began.elapsed().as_secs_f64() * 1000.0);
+            latencies.push(milliseconds(began.elapsed()));
         }
         Ok(latencies)
     }
@@ -265,58 +285,4 @@ fn processor_time(pid: u32) -> anyhow::Result<f64> {
     let fields: Vec<&str> = stat.rsplit_once(')').context("no name")?.1.split_whitespace().collect();
     let ticks = |field: usize| -> anyhow::Result<f64> { Ok(fields.get(field - 3).context("no such field")?.parse()?) };
     Ok((ticks(14)? + ticks(15)?) / 100.0)
-}
-
-/// Returns a line of a process's status, in bytes.
-fn memory(pid: u32, field: &str) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such field")?;
-    let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kibibytes * 1024)
-}
-
-/// Writes the section for BENCHMARKS.md.
-pub(crate) fn render(text: &mut String, measured: &[(&str, ManyTables)]) -> std::fmt::Result {
-    let tables = measured.first().map_or(0, |(_, first)| first.tables);
-    writeln!(
-        text,
-        "## {tables} tables in one process\n\nA collection each, `hash/64`, {ROWS} rows at first. Loaded: one row a second in each table, every one a \
-         transaction of its\nown. A row counts from before its INSERT until it can be read over HTTP. Statements are those that walvec sends \
-         to PostgreSQL,\ncalls those that it sends to the Qdrant server.\n\n\
-         | | {} | target |\n|---|{}---|",
-        measured.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" | "),
-        "---|".repeat(measured.len())
-    )?;
-    let mut row = |name: &str, cell: &dyn Fn(&ManyTables) -> String, target: &str| {
-        let cells: Vec<String> = measured.iter().map(|(_, measured)| cell(measured)).collect();
-        writeln!(text, "| {name} | {} | {target} |", cells.join(" | "))
-    };
-    row("`walvec check`", &|m| format!("{:.1} s", m.check), "")?;
-    row(
-        "first start, with the snapshot",
-        &|m| format!("{:.1} s, {} statements", m.first.seconds, m.first.statements),
-        "",
-    )?;
-    row("start", &|m| format!("{:.1} s, {} statements", m.again.seconds, m.again.statements), "≤ 15 s")?;
-    row("idle: statements a second, of them to the catalogue", &|m| statements(&m.idle), "≤ 2 to the catalogue")?;
-    row("idle: calls a second", &|m| format!("{:.0}", m.idle.calls), "")?;
-    row("idle: processor", &|m| format!("{:.0} %", m.idle.busy * 100.0), "")?;
-    row("idle: memory, of it anonymous", &|m| memories(&m.idle), "")?;
-    row("loaded: statements a second, of them to the catalogue", &|m| statements(&m.loaded), "≤ 2 to the catalogue")?;
-    row("loaded: calls a second", &|m| format!("{:.0}", m.loaded.calls), "")?;
-    row("loaded: processor", &|m| format!("{:.0} %", m.loaded.busy * 100.0), "")?;
-    row("loaded: memory, of it anonymous", &|m| memories(&m.loaded), "")?;
-    row("peak memory", &|m| megabytes(m.peak_rss), "≤ 350 MB")?;
-    row("commit → searchable, p50", &|m| format!("{:.1} ms", m.p50), "")?;
-    row("commit → searchable, p99", &|m| format!("{:.1} ms", m.p99), "≤ 100")?;
-    row("`walvec status` under load", &|m| format!("{:.1} s", m.status), "")?;
-    writeln!(text)
-}
-
-fn statements(period: &Period) -> String {
-    format!("{:.2}, {:.2}", period.statements, period.catalogue)
-}
-
-fn memories(period: &Period) -> String {
-    format!("{}, {}", megabytes(period.rss), megabytes(period.anonymous))
 }

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::Result;
 use tokio_postgres::Client;
 use walvec_model::Lsn;
+use walvec_test_program::wait::Pauses;
+use walvec_test_program::{CONFIGURATION, Start, Walvec, wal_position};
 use walvec_throwaway::{Cluster, DataDir};
 
-use crate::program::{self, Walvec};
 use crate::{Server, Settings};
 
 /// Returns a name for a database that no other test of this run has.
@@ -153,14 +154,10 @@ impl TestContext {
 
     /// The WAL position that is safe on the server's disk: everything committed so far lies before it.
     ///
-    /// It is not the insert position: at the start of a page that position is after the page's header, where no commit
-    /// ends.
-    ///
     /// # Errors
     /// If the server does not answer.
     pub async fn wal_position(&self) -> Result<Lsn> {
-        let row = self.sql.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?;
-        Ok(row.get::<_, String>(0).parse()?)
+        wal_position(&self.sql).await
     }
 
     /// Writes walvec.yaml, starts `walvec run`, and waits until its API answers.
@@ -169,7 +166,7 @@ impl TestContext {
     /// If the program ends instead; the error has its log.
     pub async fn start(&self, settings: &Settings) -> Result<Walvec> {
         self.configure(settings)?;
-        Walvec::start(&self.directory).await
+        self.start_as(&["run"], &self.data_directory()).await
     }
 
     /// Writes walvec.yaml, starts `walvec run`, and waits until it has crashed at a failpoint: `failpoints` as the crate `fail`
@@ -179,7 +176,7 @@ impl TestContext {
     /// If the program ends in another way, or does not reach the failpoint.
     pub async fn crash(&self, settings: &Settings, failpoints: &str) -> Result<()> {
         self.configure(settings)?;
-        program::crash(&self.directory, failpoints).await
+        walvec_test_program::crash(&self.directory, failpoints).await
     }
 
     /// Writes walvec.yaml, starts `walvec run` with failpoints, as the crate `fail` reads them, and waits until its API
@@ -189,7 +186,7 @@ impl TestContext {
     /// If the program ends instead; the error has its log.
     pub async fn start_with_failpoints(&self, settings: &Settings, failpoints: &str) -> Result<Walvec> {
         self.configure(settings)?;
-        Walvec::start_with_failpoints(&self.directory, &["run"], &self.data_directory(), failpoints).await
+        self.spawn(&["run"], &self.data_directory(), failpoints).await
     }
 
     /// Writes `configuration` as walvec.yaml, starts `walvec run` and waits until its API answers. State goes into `data`.
@@ -197,8 +194,16 @@ impl TestContext {
     /// # Errors
     /// If the program ends instead; the error has its log.
     pub async fn start_with(&self, configuration: &str) -> Result<Walvec> {
-        std::fs::write(self.directory.join(program::CONFIGURATION), configuration)?;
-        Walvec::start(&self.directory).await
+        std::fs::write(self.directory.join(CONFIGURATION), configuration)?;
+        self.start_as(&["run"], &self.data_directory()).await
+    }
+
+    /// Starts the program with these arguments, which make it keep its state in `state`, and waits until its API answers.
+    ///
+    /// # Errors
+    /// If the program ends instead; the error has its log.
+    pub async fn start_as(&self, arguments: &[&str], state: &Path) -> Result<Walvec> {
+        self.spawn(arguments, state, "").await
     }
 
     /// Writes walvec.yaml, starts `walvec run --stage <stage> --instance <instance>`, and waits until its API answers.
@@ -206,20 +211,34 @@ impl TestContext {
     /// # Errors
     /// If the program ends instead; the error has its log.
     pub async fn start_stage(&self, settings: &Settings, stage: &str, instance: &str) -> Result<Walvec> {
+        self.start_stage_with_failpoints(settings, stage, instance, "").await
+    }
+
+    /// Starts a stage like [`start_stage`](Self::start_stage), with failpoints, as the crate `fail` reads them.
+    ///
+    /// # Errors
+    /// If the program ends instead; the error has its log.
+    pub async fn start_stage_with_failpoints(
+        &self,
+        settings: &Settings,
+        stage: &str,
+        instance: &str,
+        failpoints: &str,
+    ) -> Result<Walvec> {
         self.configure(settings)?;
         let state = self.stage_directory(settings, stage, instance);
-        Walvec::start_as(&self.directory, &["run", "--stage", stage, "--instance", instance], &state).await
+        self.spawn(&["run", "--stage", stage, "--instance", instance], &state, failpoints).await
+    }
+
+    async fn spawn(&self, arguments: &[&str], state: &Path, failpoints: &str) -> Result<Walvec> {
+        let (directory, variables) = (self.directory.as_path(), &[("FAILPOINTS", failpoints)]);
+        Walvec::start(&Start { directory, arguments, state, variables, pauses: Pauses::OF_TESTS }).await
     }
 
     /// Returns the directory in which a process of a stage keeps its state.
     #[must_use]
     pub fn stage_directory(&self, settings: &Settings, stage: &str, instance: &str) -> PathBuf {
-        let data = self.data_directory();
-        match stage {
-            "capture" => data.join(stage),
-            "index" | "sink" if !settings.has_qdrant_server() => data,
-            _ => data.join(format!("{stage}-{instance}")),
-        }
+        walvec_test_program::stage_directory(&self.data_directory(), stage, instance, settings.has_qdrant_server())
     }
 
     /// Writes walvec.yaml without starting anything.
@@ -228,7 +247,7 @@ impl TestContext {
     /// The file system's.
     pub fn configure(&self, settings: &Settings) -> Result<()> {
         let text = settings.render(&self.url(), self.slot());
-        let path = self.directory.join(program::CONFIGURATION);
+        let path = self.directory.join(CONFIGURATION);
         // Another process that is starting may be reading the file.
         if std::fs::read_to_string(&path).is_ok_and(|written| written == text) {
             return Ok(());
@@ -241,7 +260,7 @@ impl TestContext {
     /// # Errors
     /// If it cannot be started, or does not end in time.
     pub async fn walvec(&self, arguments: &[&str]) -> Result<Output> {
-        program::run(&self.directory, arguments).await
+        walvec_test_program::run(&self.directory, arguments).await
     }
 
     /// Runs a command of the program with a closed pipe as its stdout.
@@ -249,6 +268,12 @@ impl TestContext {
     /// # Errors
     /// If the command cannot be started, or does not end in time.
     pub async fn walvec_unread(&self, arguments: &[&str]) -> Result<Output> {
-        program::run_unread(&self.directory, arguments).await
+        walvec_test_program::run_unread(&self.directory, arguments).await
+    }
+}
+
+impl AsRef<Client> for TestContext {
+    fn as_ref(&self) -> &Client {
+        &self.sql
     }
 }

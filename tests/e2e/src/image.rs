@@ -114,22 +114,14 @@ pub async fn compare_on_server(context: &TestContext, expected: &Expected, url: 
 /// # Errors
 /// If the URL or the model's name cannot be used.
 pub fn on_server(collection: &str, model: &str, url: &str) -> Result<Remote> {
-    named(collection, model, url, None, None, None)
+    named(collection, model, url, PayloadLayout::Flat, false)
 }
 
-fn remote(Expected { collection, model, layout, hybrid, .. }: &Expected, url: &str) -> Result<Remote> {
-    let keywords = hybrid.then(|| layout::keywords_name(*layout));
-    named(collection, model, url, layout::vector_name(*layout), keywords, layout::nesting(*layout))
+fn remote(expected: &Expected, url: &str) -> Result<Remote> {
+    named(expected.collection, expected.model, url, expected.layout, expected.hybrid)
 }
 
-fn named(
-    collection: &str,
-    model: &str,
-    url: &str,
-    vector: Option<String>,
-    keywords: Option<String>,
-    nesting: Option<String>,
-) -> Result<Remote> {
+fn named(collection: &str, model: &str, url: &str, layout: PayloadLayout, hybrid: bool) -> Result<Remote> {
     let server = Server::at(url);
     let spec = CollectionSpec {
         name: collection.to_owned(),
@@ -138,9 +130,9 @@ fn named(
         fingerprint: Fingerprint(String::new()),
         made_with: MadeWith::default(),
         indexes: Vec::new(),
-        vector,
-        keywords,
-        nesting,
+        vector: layout::vector_name(layout),
+        keywords: hybrid.then(|| layout::keywords_name(layout)),
+        nesting: layout::nesting(layout),
     };
     Ok(Remote::own(server, spec)?)
 }

@@ -4,14 +4,13 @@
 //! - [`servers`]: which servers, and what they can do
 //! - [`context`]: what a test gets: a database of its own, a directory, a way to start walvec
 //! - [`settings`]: a walvec.yaml
-//! - [`program`]: walvec as a child process: its API, its signals, its end
 //! - [`kafka`]: a broker between the stages, and how far its groups have come
 //! - [`records`]: records of topics, written and read as any other program would
 //! - [`others`]: programs that are not walvec
-//! - `binary`: the program that was built from these sources
 //! - [`files`]: copies of data directories
 //! - [`image`]: whether a collection is the exact image of a table; `layout`: in which form
-//! - [`wait`]: waiting for something to become true
+//!
+//! The crate `walvec-test-program` has walvec as a child process: [`Walvec`], and [`wait`].
 //!
 //! A test is an `async fn(TestContext) -> anyhow::Result<()>`, listed in its module's `tests()`:
 //!
@@ -28,27 +27,24 @@
 // A harness is test code: it may panic, and its errors are read by the person who wrote the test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod binary;
 pub mod context;
 pub mod files;
 pub mod image;
 pub mod kafka;
 mod layout;
 pub mod others;
-pub mod program;
 pub mod records;
 pub mod servers;
 pub mod settings;
 pub mod suite;
-pub mod wait;
 
 pub use context::TestContext;
 pub use image::Expected;
 pub use kafka::Kafka;
-pub use program::Walvec;
 pub use servers::Server;
 pub use settings::{Collection, Settings};
 pub use suite::Test;
+pub use walvec_test_program::{Walvec, wait};
 pub use walvec_transform::PayloadLayout;
 
 /// Returns how often a test repeats a random trial: `full` times for `make prove`, a tenth of that otherwise, and at least

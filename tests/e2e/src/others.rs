@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
-use crate::{binary, wait};
+use crate::wait;
 
 /// A running program. Killed when dropped.
 #[derive(Debug)]
@@ -65,8 +65,8 @@ pub fn can_test_debezium() -> bool {
 pub fn can_test_kafka_tls() -> bool {
     static FEATURES: OnceLock<String> = OnceLock::new();
     let features = FEATURES.get_or_init(|| {
-        let output =
-            binary::path().and_then(|program| Ok(std::process::Command::new(program).arg("--version").output()?));
+        let output = walvec_test_program::path()
+            .and_then(|program| Ok(std::process::Command::new(program).arg("--version").output()?));
         output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
     });
     let remedy = "install pkg-config and the headers of OpenSSL (Debian: libssl-dev), then build with `make test`";

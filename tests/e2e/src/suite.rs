@@ -13,7 +13,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use walvec_throwaway::{Cluster, Volume};
 
 use crate::context::{TestContext, next_database};
-use crate::{Server, binary, is_full, servers};
+use crate::{Server, is_full, servers};
 
 /// How much of each log a failed test shows.
 const LOG_LINES: usize = 40;
@@ -181,7 +181,7 @@ pub fn main(tests: &[Test]) -> ExitCode {
     // Most of the time a test waits, for a session to end or for a check that runs every second.
     let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     arguments.test_threads.get_or_insert(2 * processors);
-    let servers = match servers::under_test().and_then(|servers| binary::check().map(|()| servers)) {
+    let servers = match servers::under_test().and_then(|servers| walvec_test_program::check().map(|()| servers)) {
         Ok(servers) => servers,
         Err(error) => {
             complain(&error);

@@ -7,6 +7,7 @@
 //! - [`altered`]: tables and types that are altered, partitions that come and go
 //! - [`partitions`]: partitions that no check has seen in the state in which rows were written to them
 //! - [`telling`]: what the commands print for people and programs: hits, the status, errors
+//! - [`printed`]: what the commands print, compared with files that a review shows; [`reviewed`] compares
 //! - [`compose`]: the database role that compose.yaml sets up
 //! - [`asking`]: pages of hits, fields, allowed hosts, tokens, health
 //! - [`progress`]: long work reports its progress
@@ -93,10 +94,12 @@ mod memory;
 mod operations;
 mod ownership;
 mod partitions;
+mod printed;
 mod progress;
 mod providers;
 mod refusals;
 mod reindex;
+mod reviewed;
 mod servers;
 mod sessions;
 mod smoke;
@@ -146,6 +149,7 @@ fn main() -> ExitCode {
         limits::tests(),
         full_disks::tests(),
         telling::tests(),
+        printed::tests(),
         asking::tests(),
         compose::tests(),
         progress::tests(),

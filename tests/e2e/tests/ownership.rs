@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 use serde_json::json;
 use walvec_e2e::files::copy_directory;
-use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, Walvec, image, test};
+use walvec_e2e::{Collection, Expected, Settings, Test, TestContext, image, test};
 use walvec_model::{Point, RawPoint, StoredPoint};
 use walvec_pipeline::Status;
 use walvec_sink::{Search, Sink, Write};
@@ -108,7 +108,7 @@ async fn a_collection_that_is_filled_from_another_database_is_refused_until_this
     // The move to another database is accepted: this data directory filled the collection, and a person has reset it.
     context.configure(&on(&server).with("source", source))?;
     ensure!(context.walvec(&["reset", "--force"]).await?.status.success());
-    let mut moved = Walvec::start_as(context.directory(), &["run"], &context.directory().join("data")).await?;
+    let mut moved = context.start_as(&["run"], &context.data_directory()).await?;
     moved.caught_up(&context).await?;
     moved.stop().await?;
     context.sql.query_one("SELECT pg_drop_replication_slot($1)", &[&context.slot()]).await?;
@@ -142,7 +142,7 @@ async fn a_walvec_that_was_stopped_inside_a_batch_never_overwrites_what_another_
 
     let quick = second(&context, &server).with("embedding", json!({ "model": "hash/64/wait/0" }));
     context.configure(&quick)?;
-    let mut other = Walvec::start_as(context.directory(), &["run"], &context.directory().join("second")).await?;
+    let mut other = context.start_as(&["run"], &context.directory().join("second")).await?;
     context.execute("UPDATE items SET name = 'newest' WHERE id = '1'").await?;
     other.caught_up(&context).await?;
     first.signal(Signal::CONT)?;

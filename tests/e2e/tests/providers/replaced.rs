@@ -159,10 +159,7 @@ async fn a_model_that_changes_under_its_name_stops_the_workers_behind_a_broker(c
     let settings = kafka.carries(settings.with("sink", json!({ "qdrant": { "url": server.url() } })));
     let mut capture = captured(&context, &settings).await?;
     for stage in ["index", "embed"] {
-        let state = context.stage_directory(&settings, stage, "1");
-        let arguments = ["run", "--stage", stage, "--instance", "1"];
-        let started = Walvec::start_with_failpoints(context.directory(), &arguments, &state, CHECKED_ALL_THE_TIME);
-        let mut worker = started.await?;
+        let mut worker = context.start_stage_with_failpoints(&settings, stage, "1", CHECKED_ALL_THE_TIME).await?;
         kafka.read(stage, &mut [&mut worker]).await?;
         provider.swap_model();
         stops_because_of_the_model(worker).await?;

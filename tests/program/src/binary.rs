@@ -12,15 +12,22 @@ use anyhow::{Context, Result, bail};
 
 const REMEDY: &str = "type `cargo build` first; `make test` does";
 
-/// `<target directory>/<profile>/walvec`, found from this test binary in `<target directory>/<profile>/deps`.
-pub(crate) fn path() -> Result<PathBuf> {
+/// Returns the path `<target directory>/<profile>/walvec`: this program is in that directory, or, if it is a test, in `deps` below.
+///
+/// # Errors
+/// If this program is in no directory.
+pub fn path() -> Result<PathBuf> {
     let this = env::current_exe()?;
-    let profile = this.parent().and_then(Path::parent).context("the test binary is in no target directory")?;
-    Ok(profile.join("walvec"))
+    let directory = this.parent().context("this program is in no directory")?;
+    let profile = if directory.ends_with("deps") { directory.parent() } else { Some(directory) };
+    Ok(profile.context("this program is in no target directory")?.join("walvec"))
 }
 
 /// Refuses a program that is missing or older than its sources.
-pub(crate) fn check() -> Result<()> {
+///
+/// # Errors
+/// If it is.
+pub fn check() -> Result<()> {
     let program = path()?;
     if !program.exists() {
         bail!("{} is missing; {REMEDY}", program.display());

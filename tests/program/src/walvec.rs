@@ -1,25 +1,25 @@
-//! walvec as a child process.
+//! A running `walvec run`.
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Output, Stdio};
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
+use tokio_postgres::Client;
+use walvec_model::Lsn;
 use walvec_pipeline::observe::status::{CollectionStatus, Phase, Status};
 
-use crate::{TestContext, binary, wait};
-
-/// The configuration file, which every command reads from its working directory.
-pub(crate) const CONFIGURATION: &str = "walvec.yaml";
+use crate::command::{command, last_words};
+use crate::memory::memory;
+use crate::wait::{self, Pauses};
 
 /// How long one answer of the API may take.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
@@ -41,41 +41,39 @@ pub struct Walvec {
     log: PathBuf,
 }
 
+/// How to start a `walvec run`.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// The directory of walvec.yaml and of the logs.
+    pub directory: &'a Path,
+    /// The arguments of the program.
+    pub arguments: &'a [&'a str],
+    /// Where these arguments make it keep its state.
+    pub state: &'a Path,
+    /// Environment variables.
+    pub variables: &'a [(&'a str, &'a str)],
+    /// How often to ask whether it has begun to serve.
+    pub pauses: Pauses,
+}
+
 impl Walvec {
-    /// Starts the program in `directory` and waits until it has announced its address.
-    pub(crate) async fn start(directory: &Path) -> Result<Self> {
-        Self::start_as(directory, &["run"], &directory.join("data")).await
-    }
-
-    /// Starts the program with these arguments, which make it keep its state in `state`, and waits until it has
-    /// announced its address.
-    pub async fn start_as(directory: &Path, arguments: &[&str], state: &Path) -> Result<Self> {
-        Self::start_with_failpoints(directory, arguments, state, "").await
-    }
-
-    /// Starts the program with failpoints, as the crate `fail` reads them, and waits until it has announced its
-    /// address. The program must have been built with failpoints.
+    /// Starts the program and waits until it has announced its address.
     ///
     /// # Errors
     /// If the program ends instead; the error has its log.
-    pub async fn start_with_failpoints(
-        directory: &Path,
-        arguments: &[&str],
-        state: &Path,
-        failpoints: &str,
-    ) -> Result<Self> {
+    pub async fn start(start: &Start<'_>) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(1);
-        let log = directory.join(format!("walvec-{:03}.log", NEXT.fetch_add(1, Ordering::Relaxed)));
+        let log = start.directory.join(format!("walvec-{:03}.log", NEXT.fetch_add(1, Ordering::Relaxed)));
         let output = File::create(&log)?;
-        let mut command = command(directory, arguments)?;
-        command.env("FAILPOINTS", failpoints);
+        let mut command = command(start.directory, start.arguments)?;
+        command.envs(start.variables.iter().copied());
         let mut process = command.stdout(output.try_clone()?).stderr(output).spawn()?;
         let id = process.id().context("the program has no process id")?;
         let pid = Pid::from_raw(i32::try_from(id)?).context("the program's process id is 0")?;
-        let address = wait::until("walvec told its address", async || {
+        let address = wait::until_with(start.pauses, "walvec told its address", async || {
             ended(&mut process, &log)?;
             // The file of an earlier process may still be there.
-            let text = fs::read(state.join("server.json")).unwrap_or_default();
+            let text = fs::read(start.state.join("server.json")).unwrap_or_default();
             let announcement = serde_json::from_slice::<Announcement>(&text).ok();
             Ok(announcement.filter(|found| found.pid == id).map(|found| found.address))
         })
@@ -167,12 +165,12 @@ impl Walvec {
         .await
     }
 
-    /// Waits until everything that is committed now can be found.
+    /// Waits until everything that is committed on this server now can be found.
     ///
     /// # Errors
     /// If the program ends, or [`wait::LIMIT`] passes; the error has the last status.
-    pub async fn caught_up(&mut self, context: &TestContext) -> Result<Status> {
-        let position = context.wal_position().await?;
+    pub async fn caught_up(&mut self, server: &impl AsRef<Client>) -> Result<Status> {
+        let position = wal_position(server.as_ref()).await?;
         let is_read = |collection: &CollectionStatus| collection.read_again.is_none();
         let caught_up = |status: &Status| {
             status.phase == Phase::Streaming && status.applied_lsn >= position && status.collections.iter().all(is_read)
@@ -196,15 +194,18 @@ impl Walvec {
         Ok(kill_process(self.pid, signal)?)
     }
 
+    /// Returns the id of the program's process.
+    #[must_use]
+    pub const fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
     /// Returns the program's anonymous memory in bytes: what it holds itself, without the files that it has mapped.
     ///
     /// # Errors
     /// If the program has ended.
     pub fn anonymous_memory(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid.as_raw_nonzero()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon")?;
-        let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-        Ok(kibibytes * 1024)
+        memory(self.pid(), "RssAnon")
     }
 
     /// Kills the program (SIGKILL), without a shutdown.
@@ -261,50 +262,6 @@ impl Walvec {
     }
 }
 
-/// Starts `walvec run` in `directory` and waits until it has crashed at a failpoint, which `failpoints` sets as the crate `fail`
-/// reads it, e.g. `written=3*off->return`.
-pub(crate) async fn crash(directory: &Path, failpoints: &str) -> Result<()> {
-    let log = directory.join("crash.log");
-    let output = File::create(&log)?;
-    let mut command = command(directory, &["run"])?;
-    let mut process = command.env("FAILPOINTS", failpoints).stdout(output.try_clone()?).stderr(output).spawn()?;
-    let ended = tokio::time::timeout(wait::LIMIT, process.wait()).await;
-    let status = ended.with_context(|| format!("walvec never came to {failpoints}"))??;
-    if status.signal() != Some(Signal::ABORT.as_raw()) {
-        bail!("walvec ended with {status} instead of crashing at {failpoints}: {}", last_words(&log)?);
-    }
-    Ok(())
-}
-
-/// Runs a command of the program to its end.
-pub(crate) async fn run(directory: &Path, arguments: &[&str]) -> Result<Output> {
-    let output = command(directory, arguments)?.output();
-    let output = tokio::time::timeout(wait::LIMIT, output).await;
-    output.with_context(|| format!("waited in vain for the end of walvec {arguments:?}"))?.map_err(Into::into)
-}
-
-/// Runs a command of the program whose output is closed before it prints anything, as `| head` may do.
-pub(crate) async fn run_unread(directory: &Path, arguments: &[&str]) -> Result<Output> {
-    let (reader, writer) = std::io::pipe()?;
-    drop(reader);
-    let process = command(directory, arguments)?.stdout(writer).stderr(Stdio::piped()).spawn()?;
-    let output = tokio::time::timeout(wait::LIMIT, process.wait_with_output()).await;
-    output.with_context(|| format!("waited in vain for the end of walvec {arguments:?}"))?.map_err(Into::into)
-}
-
-/// Returns a command that runs the program without any variables of the caller that could configure it.
-fn command(directory: &Path, arguments: &[&str]) -> Result<Command> {
-    let mut command = Command::new(binary::path()?);
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        if text.starts_with("PG") || text.starts_with("WALVEC_") || text == "DATABASE_URL" || text == "RUST_LOG" {
-            command.env_remove(&name);
-        }
-    }
-    command.args(arguments).current_dir(directory).stdin(Stdio::null()).kill_on_drop(true);
-    Ok(command)
-}
-
 /// Fails if the program has ended.
 fn ended(process: &mut Child, log: &Path) -> Result<()> {
     if let Some(status) = process.try_wait()? {
@@ -313,9 +270,13 @@ fn ended(process: &mut Child, log: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Returns the end of a log, where walvec names what stopped it.
-fn last_words(log: &Path) -> Result<String> {
-    let text = fs::read_to_string(log)?;
-    let lines: Vec<&str> = text.lines().collect();
-    Ok(lines[lines.len().saturating_sub(5)..].join("\n"))
+/// Returns the WAL position that is safe on the server's disk: everything committed so far lies before it.
+///
+/// It is not the insert position: at the start of a page that position is after the page's header, where no commit ends.
+///
+/// # Errors
+/// If the server does not answer.
+pub async fn wal_position(sql: &Client) -> Result<Lsn> {
+    let row = sql.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?;
+    Ok(row.get::<_, String>(0).parse()?)
 }
