@@ -106,7 +106,7 @@ fn survives(number: &str) -> bool {
         return number.parse::<i64>().is_ok() || number.parse::<u64>().is_ok();
     }
     // Printed as the JSON of points is: if two shortest texts are equally near, libraries choose differently.
-    let read = serde_json::from_str::<f64>(number).ok().and_then(serde_json::Number::from_f64);
+    let read = serde_json::from_str::<f64>(number).ok().and_then(Number::from_f64);
     read.is_some_and(|read| digits(&read.to_string()) == digits(number))
 }
 
