@@ -180,7 +180,7 @@ pub fn main(tests: &[Test]) -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Most of the time a test waits, for a session to end or for a check that runs every second.
     let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    arguments.test_threads.get_or_insert(2 * processors);
+    arguments.test_threads.get_or_insert(3 * processors);
     let servers = match servers::under_test().and_then(|servers| walvec_test_program::check().map(|()| servers)) {
         Ok(servers) => servers,
         Err(error) => {
