@@ -107,6 +107,10 @@ impl Embedder for Coalescing {
     fn calls_at_once(&self) -> usize {
         self.inner.calls_at_once()
     }
+
+    fn is_local(&self) -> bool {
+        self.inner.is_local()
+    }
 }
 
 /// Joins requests into calls and answers them, until the last sender is dropped.

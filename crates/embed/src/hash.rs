@@ -110,6 +110,10 @@ impl Embedder for HashEmbedder {
             Ok(texts.iter().map(|text| Ok(self.vector(text))).collect())
         })
     }
+
+    fn is_local(&self) -> bool {
+        true
+    }
 }
 
 /// Splits a text, already in lower case, into words.

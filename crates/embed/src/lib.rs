@@ -116,6 +116,11 @@ pub trait Embedder: Send + Sync {
     fn calls_at_once(&self) -> usize {
         CALLS_AT_ONCE
     }
+
+    /// Returns whether a call costs only time of this machine, so that one which turns out to be needless may be worth its while.
+    fn is_local(&self) -> bool {
+        false
+    }
 }
 
 /// Small enough that progress shows and a fresh row is not held up for seconds, large enough that sorting by length pays.

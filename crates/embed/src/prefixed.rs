@@ -84,6 +84,10 @@ impl Embedder for Prefixed {
     fn calls_at_once(&self) -> usize {
         self.inner.calls_at_once()
     }
+
+    fn is_local(&self) -> bool {
+        self.inner.is_local()
+    }
 }
 
 #[cfg(test)]

@@ -103,6 +103,10 @@ impl Embedder for StaticEmbedder {
     fn embed_query_whole(&self, text: String) -> BoxFuture<'_, Result<Vector, EmbedError>> {
         Box::pin(async move { crate::only(self.embed_whole(vec![text]).await?) })
     }
+
+    fn is_local(&self) -> bool {
+        true
+    }
 }
 
 impl StaticEngine {

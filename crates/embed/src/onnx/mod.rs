@@ -172,6 +172,10 @@ impl Embedder for OnnxEmbedder {
     fn embed_query_whole(&self, text: String) -> BoxFuture<'_, Result<Vector, EmbedError>> {
         Box::pin(async move { crate::only(self.run(vec![text], Caller::Person, self.reads()).await?) })
     }
+
+    fn is_local(&self) -> bool {
+        true
+    }
 }
 
 impl OnnxEmbedder {

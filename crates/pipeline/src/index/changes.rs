@@ -247,6 +247,7 @@ impl ChangeHandler {
         Batch {
             entries,
             purpose: Purpose::Change,
+            has_inserts_only: false,
             context: Arc::new(BatchContext { generation, places }),
             failed: lacking.into_values().collect(),
         }

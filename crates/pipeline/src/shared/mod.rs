@@ -22,6 +22,12 @@ pub(crate) use truncates::Truncates;
 pub(crate) trait Fence: Send + Sync {
     /// Fails if another process may write in place of this one.
     fn check(&self) -> BoxFuture<'_, Result<(), PipelineError>>;
+
+    /// Asks early what the next check would otherwise ask. Called while vectors are computed, so that writing them does
+    /// not wait.
+    fn renew(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// What all writers of a pipeline share.

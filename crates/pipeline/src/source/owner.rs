@@ -6,6 +6,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use walvec_capture::Ownership;
 
@@ -35,5 +36,10 @@ impl Fence for Owner {
                 _ => Ok(()),
             }
         })
+    }
+
+    fn renew(&self) -> BoxFuture<'_, ()> {
+        // The check before the write finds out again.
+        Box::pin(self.check().map(drop))
     }
 }

@@ -12,6 +12,8 @@ use crate::state::dead_letters::Place;
 pub(crate) struct Batch {
     pub(crate) entries: Vec<(RowKey, FinalRow)>,
     pub(crate) purpose: Purpose,
+    /// Whether each row was inserted, so that it hardly has a point yet.
+    pub(crate) has_inserts_only: bool,
     pub(crate) context: Arc<BatchContext>,
     /// Rows that cannot be processed in their newest version, whatever `entries` holds of an earlier one.
     pub(crate) failed: Vec<RowFailure>,
@@ -41,7 +43,8 @@ impl Batch {
         let entries = std::mem::replace(&mut self.entries, rest);
         let later: HashSet<&RowKey> = self.entries.iter().map(|(key, _)| key).collect();
         let failed = self.failed.extract_if(.., |failure| !later.contains(&failure.key)).collect();
-        Self { entries, purpose: self.purpose, context: Arc::clone(&self.context), failed }
+        let Self { purpose, has_inserts_only, .. } = *self;
+        Self { entries, purpose, has_inserts_only, context: Arc::clone(&self.context), failed }
     }
 }
 

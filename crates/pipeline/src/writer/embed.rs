@@ -6,11 +6,12 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use futures::future::try_join_all;
+use futures::future::{join, try_join_all};
 use tokio_util::sync::CancellationToken;
 use walvec_embed::{EmbedError, Embedder};
 use walvec_model::{Document, PointId, RowKey, TableName, Value, Vector, weight};
 
+use super::early::EarlyVectors;
 use super::long::{CutLog, Length, OnLong};
 use super::prepare::{RowPlan, VectorSource};
 use super::{BatchContext, RowFailure, Writer};
@@ -37,6 +38,8 @@ pub(crate) struct EmbedJob {
     pub(super) failed: Vec<RowFailure>,
     /// Vectors of documents whose stored points do not have them.
     pub(super) vectors: HashMap<PointId, Vector>,
+    /// Vectors that began to be computed before it was known which ones are needed.
+    pub(super) early: Option<EarlyVectors>,
     /// First chunks that were announced and have vanished since. They are written as whole points once more.
     pub(super) vanished: HashSet<PointId>,
     pub(super) context: Arc<BatchContext>,
@@ -45,7 +48,8 @@ pub(crate) struct EmbedJob {
 impl EmbedJob {
     fn new(context: &Arc<BatchContext>) -> Self {
         let context = Arc::clone(context);
-        Self { rows: Vec::new(), failed: Vec::new(), vectors: HashMap::new(), vanished: HashSet::new(), context }
+        let (rows, failed, vectors, early, vanished) = Default::default();
+        Self { rows, failed, vectors, early, vanished, context }
     }
 
     pub(super) fn document(&self, id: PointId) -> Option<(&RowPlan, &Versioned)> {
@@ -166,8 +170,14 @@ impl Writer {
         mut part: EmbedJob,
         given_up: CancellationToken,
     ) -> impl Future<Output = Result<EmbedJob, PipelineError>> + Send + use<> {
-        let texts = self.texts(given_up);
-        async move {
+        let (texts, guard) = (self.texts(given_up), self.shared.guard.clone());
+        let renew = async move {
+            if let Some(guard) = guard {
+                guard.renew().await;
+            }
+        };
+        let fill = async move {
+            texts.take_early(&mut part).await;
             let all = part.rows.iter().flat_map(|row| &row.documents);
             let lacks = |(versioned, origin): &&(Versioned, VectorSource)| {
                 *origin != VectorSource::Kept && !part.vectors.contains_key(&versioned.document.id)
@@ -175,7 +185,8 @@ impl Writer {
             let missing = all.filter(lacks).map(|(versioned, _)| versioned.document.id).collect();
             texts.fill(&mut part, missing).await?;
             Ok(part)
-        }
+        };
+        async move { join(renew, fill).await.1 }
     }
 }
 
@@ -204,11 +215,15 @@ impl Texts {
                 }
             }
         }
+        self.count(computed);
+        Ok(())
+    }
+
+    pub(super) fn count(&self, computed: usize) {
         if computed > 0 {
             count_embeddings("computed", computed);
             self.telemetry.collection(self.index, |status| status.embeddings_computed += computed as u64);
         }
-        Ok(())
     }
 
     /// Returns a vector for each text, or why it will never have one. Retries transient errors without end, unless

@@ -12,7 +12,8 @@
 //! - [`row_source`]: reads values that PostgreSQL did not send, and rows of looked-up tables
 //! - [`looked_up`]: asks for each looked-up row once per batch; [`row_size`]: how many rows are completed at a time
 //! - [`known`]: what is stored of the rows, and which of them need a vector, only a new payload, or nothing
-//! - [`embed`]: computes the vectors that they need, for one part of the batch per call
+//! - [`embed`]: computes the vectors that they need, for one part of the batch per call; [`early`]: begins with those of new rows
+//!   while their points are read
 //! - [`long`]: texts that are longer than the model reads
 //! - [`apply`]: writes their points, in an order that a crash cannot break
 //! - [`parked`]: which rows are parked, and their dead letters
@@ -27,6 +28,7 @@ mod batch;
 pub(crate) mod coalesce;
 mod collection;
 mod complete;
+mod early;
 mod embed;
 mod gateway;
 mod import;
@@ -129,7 +131,9 @@ impl Writer {
     /// Makes a batch of changes of the present generation.
     pub(crate) fn batch(&self, changes: Vec<Change>, purpose: Purpose) -> Batch {
         let context = Arc::new(BatchContext { generation: self.generation, places: HashMap::new() });
-        Batch { entries: coalesce(changes), purpose, context, failed: Vec::new() }
+        let has_inserts_only =
+            purpose == Purpose::Change && changes.iter().all(|change| matches!(change.op, Op::Insert { .. }));
+        Batch { entries: coalesce(changes), purpose, has_inserts_only, context, failed: Vec::new() }
     }
 
     /// Returns the change with only the columns that the collection uses.

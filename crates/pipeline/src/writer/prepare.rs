@@ -64,7 +64,8 @@ impl Writer {
     /// No other batch with one of these keys may be prepared until they are written. All rows are in memory at the same
     /// time, so a batch should have at most [`rows_at_once`](Self::rows_at_once).
     pub(crate) async fn parts_of(&self, source: &dyn RowSource, batch: Batch) -> Result<Vec<EmbedJob>, PipelineError> {
-        let Batch { entries, purpose, context, failed } = batch;
+        let mut early = self.embed_early(&batch);
+        let Batch { entries, purpose, context, failed, .. } = batch;
         let known = self.known(&entries, purpose).await?;
         let mut doubted = self.late.of_rows(entries.iter().map(|(key, _)| key));
         if purpose == Purpose::Repair {
@@ -97,7 +98,10 @@ impl Writer {
         // The text may be a small part of its row, or its chunks may repeat the payload.
         self.row_size.learn(count, bytes.max(work.rows.iter().map(RowPlan::weight).sum()));
         let most = self.collection.embedder.texts_per_call().max(1);
-        Ok(parts(work.rows, work.failed, moved, &context, most))
+        let mut parts = parts(work.rows, work.failed, moved, &context, most);
+        // Only its first part waits for them: the few rows of such a batch rarely have more texts than a call.
+        parts.iter_mut().take(1).for_each(|part| part.early = early.take());
+        Ok(parts)
     }
 
     /// Returns how many rows may be prepared at a time.
