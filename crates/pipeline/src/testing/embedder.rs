@@ -26,6 +26,7 @@ pub(crate) struct TestEmbedder {
     calls_at_once: usize,
     /// How many bytes of a text the model reads.
     reads: Option<usize>,
+    is_local: bool,
     /// The texts whose calls are answered; `None`: all of them.
     released: watch::Sender<Option<HashSet<String>>>,
     calls: watch::Sender<Vec<Vec<String>>>,
@@ -48,6 +49,7 @@ impl TestEmbedder {
             texts_per_call,
             calls_at_once,
             reads: None,
+            is_local: false,
             released: watch::Sender::new(None),
             calls: watch::Sender::default(),
             by_text: Mutex::default(),
@@ -58,6 +60,11 @@ impl TestEmbedder {
     /// Returns the embedder of a model that reads only so many bytes of a text.
     pub(crate) fn reading(self, bytes: usize) -> Self {
         Self { reads: Some(bytes), ..self }
+    }
+
+    /// Returns the embedder of a model in this process.
+    pub(crate) fn local(self) -> Self {
+        Self { is_local: true, ..self }
     }
 
     /// Lets calls wait until all their texts are released.
@@ -186,5 +193,9 @@ impl Embedder for TestEmbedder {
 
     fn calls_at_once(&self) -> usize {
         self.calls_at_once
+    }
+
+    fn is_local(&self) -> bool {
+        self.is_local
     }
 }

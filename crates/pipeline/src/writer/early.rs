@@ -86,3 +86,6 @@ impl Texts {
         ids.into_iter().zip(vectors).filter_map(|(id, vector)| Some((id, vector.ok()?))).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;
