@@ -68,3 +68,6 @@ pub(crate) fn first_error(
         Err(_) => first,
     }
 }
+
+#[cfg(test)]
+mod tests;

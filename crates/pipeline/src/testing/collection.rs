@@ -83,6 +83,8 @@ pub(crate) struct CollectionOptions {
     pub(crate) name: &'static str,
     /// The template of the text.
     pub(crate) text: &'static str,
+    /// The columns that are stored; `None`: all of them.
+    pub(crate) payload: Option<&'static [&'static str]>,
     /// How many sentences a chunk has; `None`: texts are not cut.
     pub(crate) sentences: Option<usize>,
     pub(crate) lookups: Vec<Lookup>,
@@ -91,19 +93,26 @@ pub(crate) struct CollectionOptions {
 
 impl Default for CollectionOptions {
     fn default() -> Self {
-        Self { name: "books", text: "{{ body }}", sentences: None, lookups: Vec::new(), on_long: OnLong::Cut }
+        Self {
+            name: "books",
+            text: "{{ body }}",
+            payload: None,
+            sentences: None,
+            lookups: Vec::new(),
+            on_long: OnLong::Cut,
+        }
     }
 }
 
 /// Makes a collection.
 pub(crate) fn collection(options: CollectionOptions, sink: &TestSink, embedder: &Arc<TestEmbedder>) -> Collection {
-    let CollectionOptions { name, text, sentences, lookups, on_long } = options;
+    let CollectionOptions { name, text, payload, sentences, lookups, on_long } = options;
     let table = table_named(name).name.clone();
     let transform = Transform::new(TransformSpec {
         table: table.clone(),
         shared: false,
         text: text.to_owned(),
-        payload: None,
+        payload: payload.map(|names| names.iter().map(|name| (*name).to_owned()).collect()),
         computed: Vec::new(),
         layout: PayloadLayout::Flat,
         lookups,

@@ -48,7 +48,8 @@ struct TestSinkState {
     calls: watch::Sender<Vec<SinkCall>>,
     held: watch::Sender<HashSet<SinkCall>>,
     delays: Mutex<HashMap<SinkCall, Duration>>,
-    faults: Mutex<VecDeque<(SinkCall, Fault)>>,
+    /// What the next calls meet; `None`: no fault.
+    faults: Mutex<VecDeque<(SinkCall, Option<Fault>)>>,
     /// How many writes each of the next batches may make before a limit stops it.
     limits: Mutex<VecDeque<usize>>,
     refused: Mutex<HashSet<PointId>>,
@@ -96,7 +97,12 @@ fn limited(written: Vec<PointId>) -> SinkError {
 impl TestSink {
     /// Lets the next call of this kind fail; several faults are met one after the other.
     pub(crate) fn fail(&self, call: SinkCall, fault: Fault) {
-        self.0.faults.lock().unwrap().push_back((call, fault));
+        self.0.faults.lock().unwrap().push_back((call, Some(fault)));
+    }
+
+    /// Lets the next call of this kind succeed, before the faults that are added later.
+    pub(crate) fn pass(&self, call: SinkCall) {
+        self.0.faults.lock().unwrap().push_back((call, None));
     }
 
     /// Lets a limit stop the next batch after so many writes.
@@ -190,7 +196,7 @@ impl TestSink {
             let at = faults.iter().position(|(of, _)| *of == call);
             at.and_then(|at| faults.remove(at))
         };
-        match fault.map(|(_, fault)| fault) {
+        match fault.and_then(|(_, fault)| fault) {
             Some(Fault::Before(error)) => Err(error),
             Some(Fault::After(error)) => effect(&mut self.locked()).and(Err(error)),
             None => effect(&mut self.locked()),

@@ -294,3 +294,6 @@ impl Texts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
