@@ -44,9 +44,9 @@ fn is_very_first(during: During, stored: Option<&Checkpoint>) -> bool {
 
 /// Fails if preflight finds an error that retrying cannot fix.
 ///
-/// It does not judge the slot: [`decide`](crate::source::start::decide) knows more about it, and a slot that is in use may become free a moment after a
-/// kill. After the first start it does not judge a limit of the server either: our own dying session may count towards it,
-/// and the attempt itself reports that error and is retried.
+/// It does not judge the slot: [`decide`](crate::source::start::decide) knows more about it, and a slot that is in use
+/// may become free a moment after a kill. After the first start it does not judge a limit of the server either: our own
+/// dying session may count towards it, and the attempt itself reports that error and is retried.
 pub(crate) async fn refuse_what_cannot_work(source: &Source, during: During) -> Result<(), PipelineError> {
     let findings = match during {
         During::FirstStart => source.preflight().await?,
