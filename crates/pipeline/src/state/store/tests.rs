@@ -172,6 +172,7 @@ fn letters_come_in_one_order_in_pages_of_any_size_and_of_one_collection_only() {
             let Some(last) = page.last() else { break };
             after = Some(RowKey::new(last.key.clone()));
             found.extend(page);
+            assert!(found.len() <= all.len(), "letters of another collection came, or some came twice");
         }
         assert_eq!(found, all, "in pages of {size}");
     }
