@@ -60,7 +60,7 @@ pub use error::PipelineError;
 pub use error::policy::{During, Policy};
 pub use lengths::{Lengths, lengths};
 pub use observe::status::Status;
-pub use source::facts::{Before, ConfigDigest, facts};
+pub use source::facts::{Before, ConfigDigest, Followed, facts};
 pub use source::preflight::check_columns;
 pub use state::dead_letters::DeadLetter;
 pub use state::records::Checkpoint;

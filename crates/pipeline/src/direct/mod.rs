@@ -42,7 +42,7 @@ use crate::session::{self, Sessions};
 use crate::shared::{Fence, Leaves, Shared, Truncates};
 use crate::source::anew::{self, CollectionFacts, want_snapshot_after};
 use crate::source::aside::Fitness;
-use crate::source::facts::{Before, ConfigDigest, facts};
+use crate::source::facts::{Before, ConfigDigest, Followed, facts};
 use crate::source::gap::{HeldPoints, OnGap};
 use crate::source::owner::Owner;
 use crate::source::preflight::{check_columns, follow_publication, refuse_standby, refuse_what_cannot_work};
@@ -229,8 +229,7 @@ impl Pipeline {
         let tables = run.collections.tables().to_vec();
         let sinks = run.collections.sinks();
         let telemetry = run.shared.telemetry.clone();
-        let (store, on_gap) = (Arc::clone(&run.store), run.on_gap);
-        let watch = Watch::new(source, &tables, &shared, &store, self.jobs.clone(), on_gap, fitness);
+        let watch = Watch::new(source, &tables, &shared, self.jobs.clone(), fitness);
         let work = work(run, source, stored, facts, retry);
         tokio::select! {
             outcome = work => outcome,
@@ -296,8 +295,9 @@ impl Pipeline {
             run.owner.set(Some(source.own(&shared).await?));
         }
         let before = Before { checkpoint: stored.as_ref(), baseline: baseline.as_ref() };
-        let PipelineConfig { config_digest, source: SourceConfig { slot, .. }, .. } = &self.config;
-        Ok(Facts { shown, ..facts(source, slot, config_digest, run.collections.tables(), collections, before).await? })
+        let PipelineConfig { config_digest: config, source: SourceConfig { slot, .. }, .. } = &self.config;
+        let followed = Followed { slot, config, tables: run.collections.tables(), collections };
+        Ok(Facts { shown, ..facts(source, followed, before).await? })
     }
 }
 

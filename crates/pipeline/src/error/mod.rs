@@ -251,3 +251,6 @@ impl PipelineError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

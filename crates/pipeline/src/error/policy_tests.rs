@@ -69,7 +69,8 @@ fn a_server_without_memory_or_disk_is_waited_for() {
 #[test]
 fn a_slot_that_is_busy_and_a_snapshot_that_was_overtaken_pass_by_themselves() {
     let busy = CaptureError::SlotBusy { slot: "s".to_owned(), reason: reason() };
-    assert_row([busy, CaptureError::Rewritten { table: table() }, CaptureError::Closed], [Retry; 3]);
+    let (rewritten, spool) = (CaptureError::Rewritten { table: table() }, CaptureError::Spool { reason: reason() });
+    assert_row([busy, rewritten, spool, CaptureError::Closed], [Retry; 3]);
 }
 
 #[test]
@@ -87,7 +88,10 @@ fn settings_that_are_wrong_stop() {
     let condition = CaptureError::Condition { table: table(), reason: reason() };
     let config = CaptureError::Config { reason: reason() };
     let level = CaptureError::WalLevel { found: "replica".to_owned() };
-    assert_row([auth(), database, tls, rights, pooler, condition, config, level], [Stop; 3]);
+    let setting = CaptureError::Setting { setting: reason(), reason: reason(), remedy: reason() };
+    let foreign = CaptureError::ForeignPublication { publication: reason(), difference: reason() };
+    let owned = CaptureError::Owned { collection: reason(), holder: reason() };
+    assert_row([auth(), database, tls, rights, pooler, condition, config, level, setting, foreign, owned], [Stop; 3]);
 }
 
 #[test]
@@ -117,7 +121,30 @@ fn what_would_lose_changes_or_cannot_be_read_stops() {
 fn what_was_built_upon_and_is_gone_begins_again_at_any_time() {
     let missing = SinkError::Missing { url: server(), collection: "c".to_owned() };
     let gone = PipelineError::Sink { collection: "c".to_owned(), source: missing };
-    for error in [PipelineError::Altered { table: table() }, gone] {
+    let altered = CaptureError::Altered { table: table(), reason: reason() };
+    for error in [PipelineError::Altered { table: table() }, altered.into(), gone] {
         assert!(During::ALL.iter().all(|during| error.policy(*during) == Policy::Restart), "{error}");
+    }
+}
+
+#[test]
+fn of_several_hosts_the_one_that_gives_the_most_hope_decides() {
+    let no_host = |tried| CaptureError::NoHost { tried };
+    let busy = || CaptureError::SlotBusy { slot: "s".to_owned(), reason: reason() };
+    assert_row([no_host(vec![auth(), busy()])], [Retry; 3]);
+    assert_row([no_host(vec![auth(), exhausted(Resource::Connections)])], [Stop, Retry, Stop]);
+    assert_row([no_host(vec![no_host(vec![connect()]), auth()])], [Stop, Retry, Retry]);
+    assert_row([no_host(Vec::new())], [Stop; 3]);
+}
+
+#[test]
+fn a_limit_is_judged_before_an_attempt_as_after_it() {
+    for resource in
+        [Resource::ReplicationSlots, Resource::WalSenders, Resource::Connections, Resource::Memory, Resource::Disk]
+    {
+        let error = PipelineError::from(exhausted(resource));
+        for during in During::ALL {
+            assert_eq!(of_resource(resource, during), error.policy(during), "{resource:?}, {during:?}");
+        }
     }
 }

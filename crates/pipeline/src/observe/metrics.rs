@@ -138,3 +138,6 @@ impl Drop for Timer {
         histogram!(STAGE_SECONDS, "stage" => self.0.label()).record(self.1.elapsed().as_secs_f64());
     }
 }
+
+#[cfg(test)]
+mod tests;

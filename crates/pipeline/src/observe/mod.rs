@@ -6,10 +6,13 @@
 //! - [`problems`]: transient problems, shown until their owners recover
 //! - [`lock_waits`]: statements that wait for each other's locks while tables are read
 //! - [`trace`]: follows a change across processes
+//! - `recorded`: keeps what is recorded, for tests
 
 pub(crate) mod lock_waits;
 pub mod metrics;
 pub(crate) mod problems;
+#[cfg(test)]
+pub(crate) mod recorded;
 pub mod status;
 pub mod telemetry;
 pub mod trace;

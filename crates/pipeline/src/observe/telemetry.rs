@@ -197,6 +197,7 @@ impl Telemetry {
     }
 
     pub(crate) fn confirmed(&self, lsn: Lsn) {
+        debug_assert!(lsn <= self.0.status.borrow().applied_lsn, "what is confirmed is durable in the sink");
         self.modify(|status| status.confirmed_lsn = lsn);
     }
 
@@ -338,105 +339,4 @@ fn since(at: SystemTime) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn collection(name: &str) -> CollectionStatus {
-        CollectionStatus { collection: name.to_owned(), ..CollectionStatus::default() }
-    }
-
-    fn seen(telemetry: &Telemetry) -> Status {
-        telemetry.subscribe().borrow().clone()
-    }
-
-    #[test]
-    fn a_lag_that_is_not_known_is_not_zero() {
-        let telemetry = Telemetry::new(Vec::new(), false);
-        let none = (None, None, None);
-        let lag = || {
-            let status = seen(&telemetry);
-            (status.lag_ms, status.lag_bytes, status.retained_wal_bytes)
-        };
-        assert_eq!(lag(), none);
-        let json = serde_json::to_value(seen(&telemetry)).unwrap();
-        for field in ["lag_ms", "lag_bytes", "retained_wal_bytes", "applied_lsn", "server_lsn", "server_asked"] {
-            assert!(json[field].is_null(), "{field}: {}", json[field]);
-        }
-        assert!(json["lag_unknown_since"].is_string());
-
-        telemetry.phase(Phase::Snapshot);
-        telemetry.observed(Lsn(100), 30);
-        assert_eq!(lag(), (None, None, Some(30)), "nothing of the log has been read");
-        telemetry.applied(Lsn(60));
-        telemetry.phase(Phase::Streaming);
-        let of_now = || {
-            let (ms, bytes, retained) = lag();
-            (ms.is_some_and(|ms| ms < 60_000), bytes, retained) == (true, Some(40), Some(30))
-        };
-        assert!(of_now(), "{:?}", lag());
-        assert_eq!(seen(&telemetry).lag_unknown_since, None);
-
-        telemetry.unobserved();
-        assert_eq!(lag(), none, "PostgreSQL does not answer");
-        assert_eq!(seen(&telemetry).lag_unknown_since, seen(&telemetry).server_asked);
-        telemetry.observed(Lsn(100), 30);
-        assert!(of_now(), "{:?}", lag());
-        telemetry.phase(Phase::Starting);
-        assert_eq!(lag(), none, "the connection broke");
-        assert_eq!(seen(&telemetry).applied_lsn, Lsn(60));
-    }
-
-    #[test]
-    fn the_lag_grows_while_nothing_of_what_the_server_has_written_arrives() {
-        let telemetry = Telemetry::new(Vec::new(), false);
-        telemetry.phase(Phase::Streaming);
-        telemetry.applied(Lsn(100));
-        telemetry.observed(Lsn(100), 0);
-        assert_eq!(seen(&telemetry).lag_ms, Some(0));
-        let long_ago = SystemTime::now() - Duration::from_secs(60);
-        *telemetry.0.ahead.lock().unwrap() = Some((Lsn(200), long_ago));
-        // Neither a later look nor applying a part of the missing WAL makes the lag start over.
-        telemetry.observed(Lsn(300), 0);
-        telemetry.applied(Lsn(199));
-        assert!(seen(&telemetry).lag_ms.is_some_and(|lag| lag >= 60_000), "{:?}", seen(&telemetry).lag_ms);
-        telemetry.applied(Lsn(200));
-        assert!(seen(&telemetry).lag_ms.is_some_and(|lag| lag < 60_000), "{:?}", seen(&telemetry).lag_ms);
-        telemetry.applied(Lsn(300));
-        assert_eq!(seen(&telemetry).lag_ms, Some(0));
-    }
-
-    #[test]
-    fn behind_a_broker_the_lag_is_known_while_the_broker_answers() {
-        let telemetry = Telemetry::that_reads(ReadsFrom::Topics, Vec::new(), false);
-        telemetry.phase(Phase::Streaming);
-        assert_eq!((seen(&telemetry).lag_ms, seen(&telemetry).lag_bytes), (Some(0), None));
-        telemetry.broker_trouble(Some(&walvec_broker::BrokerError::Closed));
-        assert_eq!(seen(&telemetry).lag_ms, None);
-        assert!(seen(&telemetry).lag_unknown_since.is_some());
-        telemetry.broker_trouble(None);
-        assert_eq!(seen(&telemetry).lag_ms, Some(0));
-    }
-
-    #[test]
-    fn a_pipeline_that_follows_another_one_counts_on() {
-        let before = Status {
-            collections: vec![CollectionStatus {
-                points: Some(5),
-                embeddings_computed: 5,
-                snapshot_rows_copied: 5,
-                dead_letters: 1,
-                ..collection("books")
-            }],
-            counted_since: Some("2026-11-20T20:49:03Z".parse().unwrap()),
-            ..Status::default()
-        };
-        let telemetry = Telemetry::new(vec![collection("films"), collection("books")], false);
-        telemetry.count_on(&before);
-        telemetry.collection(1, |status| status.embeddings_computed += 2);
-        let status = telemetry.subscribe().borrow().clone();
-        assert_eq!(status.counted_since, before.counted_since);
-        assert_eq!(status.collections[0], collection("films"));
-        let expected = CollectionStatus { embeddings_computed: 7, dead_letters: 0, ..before.collections[0].clone() };
-        assert_eq!(status.collections[1], expected);
-    }
-}
+mod tests;

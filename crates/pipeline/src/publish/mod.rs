@@ -42,7 +42,7 @@ use crate::session::{self, Sessions};
 use crate::shared::{Leaves, Shared, Truncates};
 use crate::source::anew::want_snapshot_after;
 use crate::source::aside::Fitness;
-use crate::source::facts::{Before, ConfigDigest, facts};
+use crate::source::facts::{Before, ConfigDigest, Followed, facts};
 use crate::source::gap::{self, OnGap};
 use crate::source::preflight::{follow_publication, refuse_standby, refuse_what_cannot_work};
 use crate::source::replay::Replay;
@@ -241,7 +241,7 @@ impl Publisher {
             Session { config, store, shared, source, tables, topic_writer, too_large, floors: Floors::default() };
         session.show_too_large()?;
         let source = Arc::clone(&session.source);
-        let watch = Watch::new(&source, &watched, shared, store, jobs.clone(), config.on_gap, fitness);
+        let watch = Watch::new(&source, &watched, shared, jobs.clone(), fitness);
         let acknowledged = session.topic_writer.counter();
         let partitions = session.topic_writer.partitions().clone();
         let outcome = tokio::select! {
@@ -317,10 +317,11 @@ impl Session<'_> {
         interrupted: &mut Option<QueuedJob>,
     ) -> Result<(), PipelineError> {
         let identities = self.topic_writer.identities();
-        let slot = &self.config.source.slot;
+        let PublisherConfig { config_digest: config, source: SourceConfig { slot, .. }, .. } = self.config;
         let baseline = self.store.baseline()?;
         let before = Before { checkpoint: stored.as_ref(), baseline: baseline.as_ref() };
-        let facts = facts(&self.source, slot, &self.config.config_digest, &self.tables, identities, before).await?;
+        let followed = Followed { slot, config, tables: &self.tables, collections: identities };
+        let facts = facts(&self.source, followed, before).await?;
         let on_gap = self.config.on_gap;
         let mut replay = Replay::default();
         let checkpoint = match decide(stored.as_ref(), &facts, on_gap)? {

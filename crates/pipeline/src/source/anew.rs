@@ -7,14 +7,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use walvec_capture::{PublicationIdentity, Source};
+use walvec_capture::{PublicationIdentity, Shape, Source};
 use walvec_model::TableName;
 
 use crate::error::PipelineError;
 use crate::error::policy::{During, Policy};
 use crate::source::gap::{self, Gap};
 use crate::source::start::Facts;
-use crate::state::records::{Checkpoint, SnapshotState};
+use crate::state::records::{Baseline, Checkpoint, SnapshotState};
 use crate::state::store::Store;
 
 /// What is known of a followed table when a session begins.
@@ -149,35 +149,45 @@ fn unpublished(stored: &Checkpoint, facts: &Facts) -> Result<Vec<TableName>, Gap
 pub(crate) async fn adopt(
     source: &Source,
     store: &Store,
-    mut checkpoint: Checkpoint,
+    checkpoint: Checkpoint,
     facts: &Facts,
     anew: Tables,
 ) -> Result<Checkpoint, PipelineError> {
     for (table, why) in &anew.why {
         tracing::info!(%table, "the table is read again while the others go on: {why}");
     }
-    let mut baseline = store.baseline()?.unwrap_or_default();
-    let before = (checkpoint.clone(), baseline.clone());
-    let tables: Vec<TableName> = anew.why.into_keys().collect();
+    let tables: Vec<TableName> = anew.why.keys().cloned().collect();
     let shapes = source.shapes_of(&tables).await?;
-    baseline.aside = source.unfollowed();
-    let is_configured = |table: &TableName| facts.tables.contains_key(table) || baseline.aside.contains(table);
-    baseline.shapes.retain(|(table, _)| is_configured(table) && !tables.contains(table));
-    baseline.owed.retain(is_configured);
-    baseline.anew.retain(is_configured);
-    let found = tables.iter().cloned().zip(shapes).filter_map(|(table, shape)| Some((table, shape?)));
-    baseline.shapes.extend(found);
-    baseline.anew.extend(tables.iter().cloned());
-    baseline.unproved.retain(is_configured);
-    baseline.unproved.extend(anew.unproved);
-    baseline.publication = None;
-    for (name, shown) in &facts.shown {
-        if tables.contains(&shown.table) {
-            checkpoint.witnesses.remove(name);
-        }
+    let found = tables.into_iter().zip(shapes).filter_map(|(table, shape)| Some((table, shape?))).collect();
+    let before = (checkpoint, store.baseline()?.unwrap_or_default());
+    let adopted = adopted(before.clone(), facts, anew, (found, source.unfollowed()));
+    if before != adopted {
+        store.save_both(&adopted.0, &adopted.1)?;
     }
+    Ok(adopted.0)
+}
+
+/// Returns the checkpoint and the baseline with the present tables, collections and publication. `shapes`: those that
+/// tables of `anew` have now. `aside`: the tables that are set aside.
+fn adopted(
+    (mut checkpoint, mut baseline): (Checkpoint, Baseline),
+    facts: &Facts,
+    anew: Tables,
+    (shapes, aside): (Vec<(TableName, Shape)>, Vec<TableName>),
+) -> (Checkpoint, Baseline) {
+    let is_configured = |table: &TableName| facts.tables.contains_key(table) || aside.contains(table);
+    baseline.shapes.retain(|(table, _)| is_configured(table) && !anew.why.contains_key(table));
+    baseline.shapes.extend(shapes);
+    for noted in [&mut baseline.owed, &mut baseline.anew, &mut baseline.unproved] {
+        noted.retain(is_configured);
+    }
+    baseline.anew.extend(anew.why.keys().cloned());
+    baseline.unproved.extend(anew.unproved);
+    baseline.aside = aside;
+    baseline.publication = None;
     let is_shown = |name: &String| facts.collections.contains_key(name);
-    checkpoint.witnesses.retain(|name, _| is_shown(name));
+    let is_read = |name: &String| facts.shown.get(name).is_some_and(|shown| anew.why.contains_key(&shown.table));
+    checkpoint.witnesses.retain(|name, _| is_shown(name) && !is_read(name));
     checkpoint.tables.retain(|name, _| is_shown(name));
     for (name, shown) in &facts.shown {
         checkpoint.tables.entry(name.clone()).or_default().insert(shown.table.clone());
@@ -186,10 +196,7 @@ pub(crate) async fn adopt(
     checkpoint.digests = facts.digests();
     checkpoint.collections.clone_from(&facts.collections);
     checkpoint.publication = facts.publication.clone().unwrap_or_default();
-    if before != (checkpoint.clone(), baseline.clone()) {
-        store.save_both(&checkpoint, &baseline)?;
-    }
-    Ok(checkpoint)
+    (checkpoint, baseline)
 }
 
 /// Notes that the next session that follows a table has to read it again.
@@ -217,160 +224,7 @@ pub(crate) fn want_snapshot_after(outcome: &Result<(), PipelineError>, store: &S
 }
 
 #[cfg(test)]
-mod tests {
-    use walvec_model::{Generation, Lsn};
+mod tests;
 
-    use super::*;
-    use crate::source::gap::OnGap;
-    use crate::source::start::{Slot, Start, decide};
-    use crate::state::records::{SnapshotState, SourceIdentity};
-
-    fn table(name: &str) -> TableName {
-        TableName::new("public", name)
-    }
-
-    fn source() -> SourceIdentity {
-        SourceIdentity { system_id: "7".to_owned(), timeline: 1, database_oid: 5, slot: "walvec".to_owned() }
-    }
-
-    /// Returns facts of two tables with a collection each; one of them looks up rows of a third table.
-    fn facts() -> Facts {
-        let facts = |name: &str, main: &str| TableFacts {
-            digest: format!("{name} 1"),
-            entry: Some(format!("r{name}:1")),
-            mains: vec![table(main)],
-            ..TableFacts::default()
-        };
-        let tables = [("books", "books"), ("films", "films"), ("authors", "books")];
-        let shown = |name: &str| (name.to_owned(), CollectionFacts { table: table(name), is_empty: false });
-        Facts {
-            source: source(),
-            left_at: None,
-            slot: Slot::Ready { confirmed: Lsn(500) },
-            publication: Some("p9:1 rauthors:1 rbooks:1 rfilms:1".to_owned()),
-            publication_called: None,
-            replaced: false,
-            server: Lsn(1000),
-            config_digest: "a".to_owned(),
-            collections: BTreeMap::from([("books".to_owned(), "1".to_owned()), ("films".to_owned(), "1".to_owned())]),
-            shown: BTreeMap::from([shown("books"), shown("films")]),
-            tables: tables.into_iter().map(|(name, main)| (table(name), facts(name, main))).collect(),
-        }
-    }
-
-    fn stored() -> Checkpoint {
-        let facts = facts();
-        let of = |(name, shown): (&String, &CollectionFacts)| (name.clone(), BTreeSet::from([shown.table.clone()]));
-        Checkpoint {
-            generation: Generation(4),
-            snapshot: SnapshotState::Done,
-            applied: Lsn(500),
-            last_commit: Lsn(450),
-            written_to: Some(Lsn(450)),
-            resync: None,
-            sweep_waits: false,
-            witnesses: BTreeMap::new(),
-            tables: facts.shown.iter().map(of).collect(),
-            publication: facts.publication.clone().unwrap(),
-            config_digest: "a".to_owned(),
-            digests: facts.digests(),
-            collections: facts.collections,
-            source: facts.source,
-            written: BTreeMap::new(),
-        }
-    }
-
-    /// Returns the tables that are read again; an error if that is everything.
-    fn anew(stored: &Checkpoint, facts: &Facts, on_gap: OnGap) -> Result<Vec<String>, String> {
-        match decide(Some(stored), facts, on_gap) {
-            Ok(Start::Resume { anew, .. }) => Ok(anew.why.into_keys().map(|table| table.name).collect()),
-            Ok(Start::Snapshot { why, .. }) => Err(why),
-            Err(refusal) => Err(refusal.code.to_owned()),
-        }
-    }
-
-    fn with(change: impl FnOnce(&mut Facts)) -> Result<Vec<String>, String> {
-        let mut facts = facts();
-        change(&mut facts);
-        anew(&stored(), &facts, OnGap::Resync)
-    }
-
-    #[test]
-    fn only_tables_that_differ_are_read_anew() {
-        let set = |name: &'static str, change: fn(&mut TableFacts)| {
-            move |facts: &mut Facts| change(facts.tables.get_mut(&table(name)).unwrap())
-        };
-        assert_eq!(with(|_| {}), Ok(vec![]));
-        assert_eq!(with(set("films", |table| table.digest.push('+'))), Ok(vec!["films".to_owned()]));
-        assert_eq!(with(set("films", |table| table.is_replaced = true)), Ok(vec!["films".to_owned()]));
-        assert_eq!(with(set("authors", |table| table.is_owed = true)), Ok(vec!["authors".to_owned()]));
-    }
-
-    #[test]
-    fn a_table_that_is_added_is_read_and_one_that_is_removed_changes_nothing() {
-        let mut before = stored();
-        before.digests.retain(|(known, _)| *known != table("films"));
-        before.collections.remove("films");
-        before.tables.remove("films");
-        before.publication = "p9:1 rauthors:1 rbooks:1".to_owned();
-        let mut added = facts();
-        added.shown.get_mut("films").unwrap().is_empty = true;
-        assert_eq!(anew(&before, &added, OnGap::Stop), Ok(vec!["films".to_owned()]));
-        assert!(anew(&before, &facts(), OnGap::Stop).unwrap_err().contains("films has points"), "of another time");
-        let removed = |facts: &mut Facts| {
-            facts.tables.remove(&table("films"));
-            facts.collections.remove("films");
-            facts.shown.remove("films");
-            facts.publication = Some("p9:1 rauthors:1 rbooks:1".to_owned());
-        };
-        assert_eq!(with(removed), Ok(vec![]));
-    }
-
-    #[test]
-    fn a_collection_that_was_made_anew_is_filled_while_the_others_go_on() {
-        let made_anew = |facts: &mut Facts| {
-            facts.collections.insert("films".to_owned(), "2".to_owned());
-            facts.shown.get_mut("films").unwrap().is_empty = true;
-        };
-        assert_eq!(with(made_anew), Ok(vec!["films".to_owned()]));
-    }
-
-    #[test]
-    fn a_collection_that_showed_another_table_is_read_as_a_new_generation() {
-        let renamed = |facts: &mut Facts| facts.shown.get_mut("films").unwrap().table = table("pictures");
-        assert!(with(renamed).unwrap_err().contains("another table"));
-    }
-
-    #[test]
-    fn everything_is_read_as_a_new_generation_if_nothing_else_would_go_on() {
-        let all = |facts: &mut Facts| facts.tables.values_mut().for_each(|table| table.digest.push('+'));
-        assert!(with(all).is_err());
-        let looked_up = |facts: &mut Facts| {
-            for name in ["authors", "films"] {
-                facts.tables.get_mut(&table(name)).unwrap().digest.push('+');
-            }
-        };
-        assert!(with(looked_up).is_err(), "books look something up in authors");
-    }
-
-    #[test]
-    fn a_table_that_was_not_published_all_the_time_is_a_gap_of_its_own() {
-        let mut facts = facts();
-        facts.publication = Some("p9:1 rauthors:1 rbooks:1 rfilms:2".to_owned());
-        facts.tables.get_mut(&table("films")).unwrap().entry = Some("rfilms:2".to_owned());
-        assert_eq!(anew(&stored(), &facts, OnGap::Resync), Ok(vec!["films".to_owned()]));
-        assert_eq!(anew(&stored(), &facts, OnGap::Stop), Err("E_PUBLICATION".to_owned()));
-        let Ok(Start::Resume { checkpoint, .. }) = decide(Some(&stored()), &facts, OnGap::Resync) else { panic!() };
-        assert_eq!(checkpoint.resync.map(|resync| resync.code).as_deref(), Some("E_PUBLICATION"), "it is told");
-        facts.publication = Some("p9:2 rauthors:1 rbooks:1 rfilms:1".to_owned());
-        assert!(anew(&stored(), &facts, OnGap::Resync).unwrap_err().contains("publication"), "all of it was altered");
-    }
-
-    #[test]
-    fn what_an_earlier_version_has_read_is_told_apart_as_a_whole() {
-        let before = Checkpoint { digests: Vec::new(), ..stored() };
-        assert_eq!(anew(&before, &facts(), OnGap::Stop), Ok(vec![]));
-        let other = Facts { config_digest: "b".to_owned(), ..facts() };
-        assert!(anew(&before, &other, OnGap::Stop).is_err());
-    }
-}
+#[cfg(test)]
+mod adopt_tests;

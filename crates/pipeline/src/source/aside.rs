@@ -65,6 +65,16 @@ impl Fitness {
         Self { templates: collections.map(templates).collect(), store, on_gap, due: Instant::now() + INTERVAL }
     }
 
+    /// Returns the state file.
+    pub(crate) const fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Returns what to do about a gap.
+    pub(crate) const fn on_gap(&self) -> OnGap {
+        self.on_gap
+    }
+
     /// Sets aside the tables that were followed before and cannot be any more, and shows them in the status. Sets none
     /// aside if gaps are left to an operator, or if no table would be left.
     pub(crate) async fn set_aside(&self, source: Source, telemetry: &Telemetry) -> Result<Source, PipelineError> {
@@ -74,24 +84,16 @@ impl Fitness {
             Err(error) if is_about_a_table(&error) => self.unfit(&source).await?,
             unfit => unfit?,
         };
-        let source = match self.on_gap {
-            OnGap::Resync if source.has_others_than(&unfit) => source.setting_aside(unfit),
-            OnGap::Resync | OnGap::Stop => {
+        let source = match goes_on_without(self.on_gap, source.has_others_than(&unfit)) {
+            true => source.setting_aside(unfit),
+            false => {
                 if !unfit.is_empty() {
                     unpublish_what_breaks(&source).await?;
                 }
                 source
             }
         };
-        for Unfit { table, finding } in source.set_aside() {
-            let (code, remedy) = (finding.code, finding.remedy.to_string());
-            tracing::warn!(%table, code, remedy, "the table is not followed any more, its points stay as they were: {}", finding.message);
-        }
-        telemetry.set_aside(|table| {
-            let Unfit { finding, .. } = source.set_aside().iter().find(|unfit| unfit.table.to_string() == table)?;
-            let (code, message) = (finding.code.to_owned(), finding.message.clone());
-            Some(SetAside { code, message, remedy: finding.remedy.to_string() })
-        });
+        show(source.set_aside(), telemetry);
         Ok(source)
     }
 
@@ -139,11 +141,10 @@ impl Fitness {
     /// Returns the tables of `among` that the next session sets aside and that `source` has not set aside.
     async fn leaving(&self, source: &Source, among: &Source) -> Result<Vec<TableName>, PipelineError> {
         let unfit = self.unfit(among).await?;
-        if self.on_gap == OnGap::Stop || !source.has_others_than(&unfit) {
+        if !goes_on_without(self.on_gap, source.has_others_than(&unfit)) {
             return Ok(Vec::new());
         }
-        let is_new = |table: &TableName| source.set_aside().iter().all(|unfit| unfit.table != *table);
-        Ok(unfit.into_iter().map(|unfit| unfit.table).filter(is_new).collect())
+        Ok(tables_of(&unfit).filter(|table| !is_among(table, source.set_aside())).cloned().collect())
     }
 
     /// Fails if a table that is set aside can be followed again. Checks only once per [`INTERVAL`].
@@ -153,36 +154,30 @@ impl Fitness {
         }
         self.due = Instant::now() + INTERVAL;
         // A server that does not answer causes an error of the stream.
-        let tables: Vec<TableName> = source.set_aside().iter().map(|unfit| unfit.table.clone()).collect();
+        let tables: Vec<TableName> = tables_of(source.set_aside()).cloned().collect();
         let Ok(Ok(unfit)) = tokio::time::timeout(PATIENCE, self.unfit(&source.only(&tables))).await else {
             return Ok(());
         };
-        let is_fit = |aside: &&Unfit| !unfit.iter().any(|unfit| unfit.table == aside.table);
-        match source.set_aside().iter().find(is_fit) {
-            Some(Unfit { table, .. }) => Err(PipelineError::Altered { table: table.clone() }),
+        match tables_of(source.set_aside()).find(|table| !is_among(table, &unfit)) {
+            Some(table) => Err(PipelineError::Altered { table: table.clone() }),
             None => Ok(()),
         }
     }
 
     /// Returns the tables that were followed and cannot be any more.
     async fn unfit(&self, source: &Source) -> Result<Vec<Unfit>, PipelineError> {
-        let Baseline { shapes: followed, aside, .. } = self.store.baseline()?.unwrap_or_default();
+        let baseline = self.store.baseline()?.unwrap_or_default();
+        let Baseline { shapes: followed, aside, .. } = &baseline;
         if followed.is_empty() {
             return Ok(Vec::new());
         }
-        let mut unfit = source.unfit().await?;
-        let is_aside = |table: &TableName| source.set_aside().iter().any(|unfit| unfit.table == *table);
-        let was_followed = |table: &TableName| followed.iter().any(|(followed, _)| followed == table);
-        // A table that was set aside is not published any more, so that later changes of it look like a mistake in the
-        // settings.
-        let was_aside = |table: &TableName| is_aside(table) || aside.contains(table);
-        unfit.retain(|unfit| was_followed(&unfit.table) && (unfit.is_lost() || was_aside(&unfit.table)));
+        let mut unfit = lost(source.unfit().await?, &baseline, source.set_aside());
         let tables = source.tables_without(&unfit).await?;
         for Templates { collection, table, transform } in &self.templates {
             let Some(found) = tables.iter().find(|found| found.name == *table) else { continue };
             let checked = check_columns(source, collection, transform, found, &tables).await;
             if let Err(error) = checked
-                && (aside.contains(table) || has_other_columns(source, table, transform, &followed).await?)
+                && (aside.contains(table) || has_other_columns(source, table, transform, followed).await?)
             {
                 unfit.push(Unfit { table: table.clone(), finding: finding(&error) });
             }
@@ -214,11 +209,52 @@ async fn has_other_columns(
     let mut tables = vec![table.clone()];
     tables.extend(transform.lookups().iter().map(|lookup| lookup.table.clone()));
     let now = source.shapes_of(&tables).await?;
-    let has_changed = |(table, now): (&TableName, &Option<Shape>)| {
-        let before = followed.iter().find(|(followed, _)| followed == table);
-        before.zip(now.as_ref()).is_some_and(|((_, before), now)| !now.has_same_columns(before))
-    };
-    Ok(tables.iter().zip(&now).any(has_changed))
+    Ok(tables.iter().zip(&now).any(|(table, now)| has_changed(table, now.as_ref(), followed)))
+}
+
+/// Returns whether a table has other columns `now` than when it was `followed`. One that was not followed, or does not
+/// exist, has not.
+fn has_changed(table: &TableName, now: Option<&Shape>, followed: &[(TableName, Shape)]) -> bool {
+    let before = followed.iter().find(|(followed, _)| followed == table);
+    before.zip(now).is_some_and(|((_, before), now)| !now.has_same_columns(before))
+}
+
+/// Returns those of the tables that were followed and have been lost; the others are mistakes in the settings. A table
+/// that was set aside, now or before, is not published any more, so that later changes of it look like a mistake.
+fn lost(mut unfit: Vec<Unfit>, baseline: &Baseline, set_aside: &[Unfit]) -> Vec<Unfit> {
+    let was_followed = |table: &TableName| baseline.shapes.iter().any(|(followed, _)| followed == table);
+    let was_aside = |table: &TableName| is_among(table, set_aside) || baseline.aside.contains(table);
+    unfit.retain(|unfit| was_followed(&unfit.table) && (unfit.is_lost() || was_aside(&unfit.table)));
+    unfit
+}
+
+/// Returns whether walvec goes on without the tables that it cannot follow. `has_others`: whether a table would be left.
+const fn goes_on_without(on_gap: OnGap, has_others: bool) -> bool {
+    match on_gap {
+        OnGap::Resync => has_others,
+        OnGap::Stop => false,
+    }
+}
+
+fn tables_of(unfit: &[Unfit]) -> impl Iterator<Item = &TableName> {
+    unfit.iter().map(|unfit| &unfit.table)
+}
+
+fn is_among(table: &TableName, unfit: &[Unfit]) -> bool {
+    tables_of(unfit).any(|of| of == table)
+}
+
+/// Shows in the status and the log which tables are set aside.
+fn show(aside: &[Unfit], telemetry: &Telemetry) {
+    for Unfit { table, finding } in aside {
+        let (code, remedy) = (finding.code, finding.remedy.to_string());
+        tracing::warn!(%table, code, remedy, "the table is not followed any more, its points stay as they were: {}", finding.message);
+    }
+    telemetry.set_aside(|table| {
+        let Unfit { finding, .. } = aside.iter().find(|unfit| unfit.table.to_string() == table)?;
+        let (code, message) = (finding.code.to_owned(), finding.message.clone());
+        Some(SetAside { code, message, remedy: finding.remedy.to_string() })
+    });
 }
 
 /// Returns whether a single table may be the cause of the error.
@@ -231,3 +267,6 @@ fn finding(error: &PipelineError) -> Finding {
     let (code, message) = (error.code(), error.to_string());
     Finding { severity: Severity::Error, code, message, remedy, subject: Subject::Other }
 }
+
+#[cfg(test)]
+mod tests;

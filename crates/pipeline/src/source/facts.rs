@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use walvec_capture::{Shape, SlotState, Source};
-use walvec_model::{Column, Fingerprint, Table, TableName, Type};
+use walvec_model::{Column, Fingerprint, Lsn, Table, TableName, Type};
 
 use crate::error::PipelineError;
 use crate::source::anew::TableFacts;
@@ -40,47 +40,46 @@ pub struct Before<'a> {
     pub baseline: Option<&'a Baseline>,
 }
 
-/// Collects what PostgreSQL says, as far as starting is concerned. `tables`: the followed ones, as they are now.
+/// What is to be followed.
+#[derive(Clone, Debug)]
+pub struct Followed<'a> {
+    /// The name of the slot.
+    pub slot: &'a str,
+    /// The digests of the configuration.
+    pub config: &'a ConfigDigest,
+    /// The followed tables, as they are now.
+    pub tables: &'a [Arc<Table>],
+    /// The ids of the present collections, by name.
+    pub collections: BTreeMap<String, String>,
+}
+
+/// Collects what PostgreSQL says, as far as starting is concerned.
 ///
 /// # Errors
 /// If PostgreSQL does not answer.
-pub async fn facts(
-    source: &Source,
-    slot_name: &str,
-    config: &ConfigDigest,
-    tables: &[Arc<Table>],
-    collections: BTreeMap<String, String>,
-    before: Before<'_>,
-) -> Result<Facts, PipelineError> {
+pub async fn facts(source: &Source, followed: Followed<'_>, before: Before<'_>) -> Result<Facts, PipelineError> {
+    let Followed { slot, config, tables, collections } = followed;
     let server = source.server();
     let publication = source.publication_identity().await?.map(|identity| identity.version);
     let publication_called = match (&publication, before.checkpoint) {
         (None, Some(checkpoint)) => source.publication_called(&checkpoint.publication).await?,
         _ => None,
     };
-    let replaced = replaced(source, before.baseline).await?;
+    let replaced = replaced(before.baseline, source.shapes_now().await?);
     let unfollowed = source.unfollowed();
-    let slot = match source.slot().await? {
-        SlotState::Missing => Slot::Missing,
-        SlotState::Ready { confirmed, .. } => Slot::Ready { confirmed },
-        SlotState::Lost { reason } => Slot::Lost { reason },
+    let identity = SourceIdentity {
+        system_id: server.system_id.to_string(),
+        timeline: server.timeline,
+        database_oid: server.database_oid,
+        slot: slot.to_owned(),
     };
-    let former = before.checkpoint.map(|checkpoint| checkpoint.source.timeline);
-    let left_at = match former.filter(|before| *before != server.timeline) {
-        Some(before) => source.timeline_left_at(before).await?,
-        None => None,
-    };
+    let slot = slot_of(source.slot().await?);
     Ok(Facts {
-        left_at,
+        left_at: left_at(source, before.checkpoint).await?,
         publication,
         publication_called,
         replaced: replaced.iter().any(|table| !unfollowed.contains(table)),
-        source: SourceIdentity {
-            system_id: server.system_id.to_string(),
-            timeline: server.timeline,
-            database_oid: server.database_oid,
-            slot: slot_name.to_owned(),
-        },
+        source: identity,
         slot,
         server: source.server_position().await?.flushed,
         config_digest: with_shapes(config, tables),
@@ -93,13 +92,29 @@ pub async fn facts(
     })
 }
 
-/// Returns the tables whose names belong to other tables than those that were read.
-async fn replaced(source: &Source, baseline: Option<&Baseline>) -> Result<BTreeSet<TableName>, PipelineError> {
+fn slot_of(state: SlotState) -> Slot {
+    match state {
+        SlotState::Missing => Slot::Missing,
+        SlotState::Ready { confirmed, .. } => Slot::Ready { confirmed },
+        SlotState::Lost { reason } => Slot::Lost { reason },
+    }
+}
+
+/// Returns where the server's history left the timeline that the data directory was filled from, if the server is on
+/// another one.
+async fn left_at(source: &Source, stored: Option<&Checkpoint>) -> Result<Option<Lsn>, PipelineError> {
+    match stored.map(|stored| stored.source.timeline).filter(|before| *before != source.server().timeline) {
+        Some(before) => Ok(source.timeline_left_at(before).await?),
+        None => Ok(None),
+    }
+}
+
+/// Returns the tables whose names belong to other tables `now` than those that were read.
+fn replaced(baseline: Option<&Baseline>, now: Vec<(TableName, Option<Shape>)>) -> BTreeSet<TableName> {
     let known = baseline.map(|baseline| baseline.shapes.as_slice()).unwrap_or_default();
     let known: HashMap<_, _> = known.iter().map(|(table, shape)| (table, shape)).collect();
     let is_other = |table: &TableName, now: &Shape| known.get(table).is_some_and(|before| is_replaced(before, now));
-    let now = source.shapes_now().await?.into_iter();
-    Ok(now.filter_map(|(table, now)| is_other(&table, &now?).then_some(table)).collect())
+    now.into_iter().filter_map(|(table, now)| is_other(&table, &now?).then_some(table)).collect()
 }
 
 /// Returns the facts of each followed table.
@@ -152,3 +167,6 @@ fn with_shapes(config_digest: &ConfigDigest, tables: &[Arc<Table>]) -> String {
     }
     Fingerprint::of(&parts.iter().map(String::as_str).collect::<Vec<_>>()).to_string()
 }
+
+#[cfg(test)]
+mod tests;

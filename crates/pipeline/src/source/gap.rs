@@ -64,13 +64,24 @@ pub(crate) struct HeldPoints {
     _problem: ProblemGuard,
 }
 
+impl HeldPoints {
+    /// Shows that points wait.
+    fn shown(message: String, telemetry: &Telemetry) -> Self {
+        let remedy = "see that `source.url` names the right database; `walvec resync --force` removes them".to_owned();
+        tracing::warn!(remedy, "{message}");
+        let mut problem = ProblemGuard::new(telemetry);
+        problem.show(Problem { part: "sink".to_owned(), message, remedy: Some(remedy), attempts: 1 });
+        Self { _problem: problem }
+    }
+}
+
 /// Checks whether the end of the present snapshot would remove more than half of a collection. That suggests that the
 /// rows are somewhere else, rather than gone.
 pub(crate) async fn most_would_go(
     writers: &[&mut Writer],
     tables: &Tables,
 ) -> Result<Option<HeldPoints>, PipelineError> {
-    held(writers, tables, |old, all| old > all / 2).await
+    held(writers, tables, is_most).await
 }
 
 /// Returns the points that still wait, even if so many rows were added that they are no longer most of a collection.
@@ -89,22 +100,33 @@ async fn held(
         writer.count_swept(tables).boxed()
     });
     let counted = answers(counted.collect()).await?;
-    let mut found = Vec::new();
-    for (writer, (old, all)) in writers.iter().zip(counted) {
-        if is_held(old, all) {
-            found.push(format!("{old} of {all} points of collection \"{}\"", writer.collection.name));
-        }
-    }
-    let Some(first) = writers.first().filter(|_| !found.is_empty()) else { return Ok(None) };
-    let message = format!(
-        "{} have no row any more after the tables were read again; as that was more than half of a collection, they stay until a person decides",
-        found.join(", ")
-    );
-    let remedy = "see that `source.url` names the right database; `walvec resync --force` removes them".to_owned();
-    tracing::warn!(remedy, "{message}");
-    let mut problem = ProblemGuard::new(first.telemetry());
-    problem.show(Problem { part: "sink".to_owned(), message, remedy: Some(remedy), attempts: 1 });
-    Ok(Some(HeldPoints { _problem: problem }))
+    let counted = writers.iter().map(|writer| writer.collection.name.as_str()).zip(counted);
+    let message = held_words(counted, is_held);
+    let Some((first, message)) = writers.first().zip(message) else { return Ok(None) };
+    Ok(Some(HeldPoints::shown(message, first.telemetry())))
+}
+
+/// Returns whether `old` points are more than half of `all`.
+const fn is_most(old: u64, all: u64) -> bool {
+    old > all / 2
+}
+
+/// Describes the points that wait, given for each collection how many would be removed and how many there are; `None`
+/// if none wait.
+fn held_words<'c>(
+    counted: impl Iterator<Item = (&'c str, (u64, u64))>,
+    is_held: fn(u64, u64) -> bool,
+) -> Option<String> {
+    let held = counted.filter(|(_, (old, all))| is_held(*old, *all));
+    let words: Vec<String> =
+        held.map(|(collection, (old, all))| format!("{old} of {all} points of collection \"{collection}\"")).collect();
+    (!words.is_empty()).then(|| {
+        format!(
+            "{} have no row any more after the tables were read again; as that was more than half of a collection, they stay until a \
+             person decides",
+            words.join(", ")
+        )
+    })
 }
 
 /// Shows in the status, the metrics and the log that walvec reads the tables again by itself, and why.
@@ -229,3 +251,6 @@ pub(crate) fn found_in(error: PipelineError, on_gap: OnGap) -> PipelineError {
         OnGap::Resync | OnGap::Stop => error,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,11 +13,14 @@
 //! - [`watch`]: looks at the server, the catalogue and the collections concurrently with the stream
 //! - [`unseen`]: transactions that the stream has brought and that a statement may not see yet
 //! - [`lookup_fanout`]: finds the rows whose documents use a changed row of a looked-up table
+//! - `fixtures`: tables and shapes for tests
 
 pub mod anew;
 pub(crate) mod aside;
 pub(crate) mod facts;
 pub(crate) mod filled_from;
+#[cfg(test)]
+pub(crate) mod fixtures;
 pub mod gap;
 pub(crate) mod lookup_fanout;
 pub(crate) mod owner;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use walvec_capture::{CaptureError, Remedy, Severity, Source, Subject, Withheld};
+use walvec_capture::{CaptureError, Finding, Remedy, Severity, Source, Subject, Withheld};
 use walvec_model::Table;
 use walvec_transform::{Transform, TransformError};
 
@@ -10,6 +10,7 @@ use crate::error::policy::{self, During, Policy};
 use crate::error::{PipelineError, Refusal};
 use crate::source::gap::OnGap;
 use crate::source::watch::{follow_replaced, is_any_replaced};
+use crate::state::records::Checkpoint;
 use crate::state::store::Store;
 
 /// Restores walvec's own publication to its configured state, if gaps are closed by a resync. Otherwise changes the
@@ -30,42 +31,62 @@ pub(crate) async fn follow_publication(source: &Source, store: &Store, on_gap: O
 /// until that one is promoted. At a first start with nothing stored it returns `Ok`, because preflight reports the
 /// problem.
 pub(crate) fn refuse_standby(source: &Source, during: During, store: &Store) -> Result<(), PipelineError> {
-    if !source.server().in_recovery || (during == During::FirstStart && store.checkpoint()?.is_none()) {
+    if !source.server().in_recovery || is_very_first(during, store.checkpoint()?.as_ref()) {
         return Ok(());
     }
     Err(CaptureError::Standby { server: source.address() }.into())
 }
 
+/// Returns whether nothing has ever been followed.
+fn is_very_first(during: During, stored: Option<&Checkpoint>) -> bool {
+    during == During::FirstStart && stored.is_none()
+}
+
 /// Fails if preflight finds an error that retrying cannot fix.
 ///
 /// It does not judge the slot: [`decide`](crate::source::start::decide) knows more about it, and a slot that is in use
-/// may become free a moment after a kill. After the first start it does not judge a limit of the server either: our own dying session may count towards it,
-/// and the attempt itself reports that error and is retried.
+/// may become free a moment after a kill. After the first start it does not judge a limit of the server either: our own
+/// dying session may count towards it, and the attempt itself reports that error and is retried.
 pub(crate) async fn refuse_what_cannot_work(source: &Source, during: During) -> Result<(), PipelineError> {
-    let mut errors = Vec::new();
     let findings = match during {
         During::FirstStart => source.preflight().await?,
         During::Running | During::JobSpec => source.preflight_again().await?,
     };
+    let mut errors = Vec::new();
     for finding in findings {
-        match (finding.severity, finding.subject) {
-            (Severity::Error, Subject::Slot) => {}
-            (Severity::Error, Subject::Limit(resource)) if policy::of_resource(resource, during) != Policy::Stop => {}
-            (Severity::Error, Subject::Limit(_) | Subject::Published | Subject::Other) => errors.push(finding),
-            (Severity::Warning, _) => {
+        match finding.severity {
+            Severity::Error => errors.extend(is_definite(finding.subject, during).then_some(finding)),
+            Severity::Warning => {
                 tracing::warn!(code = finding.code, remedy = %finding.remedy, "{}", finding.message)
             }
         }
     }
-    let Some(first) = errors.first() else { return Ok(()) };
+    match refusal(&errors, || source.script(&errors).map(|script| script.to_string())) {
+        Some(refusal) => Err(refusal.into()),
+        None => Ok(()),
+    }
+}
+
+/// Returns whether retrying cannot fix an error about `subject`.
+fn is_definite(subject: Subject, during: During) -> bool {
+    match subject {
+        Subject::Slot => false,
+        Subject::Limit(resource) => policy::of_resource(resource, during) == Policy::Stop,
+        Subject::Published | Subject::Other => true,
+    }
+}
+
+/// Returns the refusal for these errors, `None` if there are none. `script`: the statements that fix them.
+fn refusal(errors: &[Finding], script: impl FnOnce() -> Option<String>) -> Option<Refusal> {
+    let code = errors.first()?.code;
     let what = errors.iter().map(|finding| finding.message.clone()).collect::<Vec<_>>().join("; ");
     let words = errors.iter().filter_map(|finding| match &finding.remedy {
         Remedy::Words(words) => Some(words.clone()),
         Remedy::Statements(_) => None,
     });
-    let script = source.script(&errors).map(|script| format!("paste this:\n{script}"));
+    let script = script().map(|script| format!("paste this:\n{script}"));
     let remedy = words.chain(script).collect::<Vec<_>>().join("; ");
-    Err(Refusal { code: first.code, what, remedy }.into())
+    Some(Refusal { code, what, remedy })
 }
 
 /// Checks that a collection's templates name only columns that are read. If the table has the column, the error says
@@ -89,3 +110,6 @@ pub async fn check_columns(
     }
     Err(PipelineError::Transform { collection: collection.to_owned(), source: error.into() })
 }
+
+#[cfg(test)]
+mod tests;

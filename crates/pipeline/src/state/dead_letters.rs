@@ -125,3 +125,6 @@ impl DeadLetterStore for Store {
         Box::pin(async move { Ok(self.update_dead_letters(collection, parked, cleared)?) })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! Stores dead letters in a compacted topic, where all workers see them.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
@@ -10,7 +10,7 @@ use walvec_broker::kafka::producer::{Producer, Segment};
 use walvec_broker::kafka::table::CompactedTopic;
 use walvec_broker::kafka::topics::{TopicSpec, Topics};
 use walvec_broker::wire::dead_letter::{self, Letter, LetterRecord, LetterSubject};
-use walvec_broker::{BrokerError, Outgoing};
+use walvec_broker::{BrokerError, Outgoing, Record};
 use walvec_model::RowKey;
 
 use crate::error::PipelineError;
@@ -19,9 +19,11 @@ use crate::state::dead_letters::{DeadLetter, DeadLetterStore, Place};
 /// The code of a dead letter whose record is too large.
 const E_RECORD_SIZE: &str = "E_RECORD_SIZE";
 
-/// Letters by collection, the bytes of the key, and whether capture has parked the row.
-type Known = BTreeMap<Slot, DeadLetter>;
+/// The letters that the topic holds.
+#[derive(Debug, Default)]
+struct LetterLedger(BTreeMap<Slot, DeadLetter>);
 
+/// The collection, the bytes of the key, and whether capture has parked the row.
 type Slot = (String, Vec<u8>, bool);
 
 /// The topic of dead letters.
@@ -29,7 +31,7 @@ pub struct DeadLettersTopic {
     topic: String,
     producer: Arc<Producer>,
     table: CompactedTopic,
-    known: Mutex<Known>,
+    ledger: Mutex<LetterLedger>,
 }
 
 impl DeadLettersTopic {
@@ -47,30 +49,20 @@ impl DeadLettersTopic {
         let partitions = Topics::new(connection)?.ensure(std::slice::from_ref(&spec)).await?;
         let partitions = partitions.get(topic).copied().unwrap_or(1);
         let table = CompactedTopic::open(connection, topic, partitions)?;
-        let letters = Self { topic: topic.to_owned(), producer, table, known: Mutex::default() };
+        let letters = Self { topic: topic.to_owned(), producer, table, ledger: Mutex::default() };
         letters.catch_up().await?;
         Ok(letters)
     }
 
     async fn catch_up(&self) -> Result<(), PipelineError> {
-        for record in self.table.news().await? {
-            match dead_letter::decode(&record) {
-                Ok(LetterRecord::Letter(letter)) => {
-                    let letter = from_wire(*letter);
-                    self.lock().insert(slot_of(&letter), letter);
-                }
-                Ok(LetterRecord::Cleared(LetterSubject::Row { collection, key, by_capture, .. })) => {
-                    self.lock().remove(&slot(&collection, &key, by_capture));
-                }
-                Ok(LetterRecord::Cleared(LetterSubject::Record(_))) => {}
-                Err(error) => tracing::warn!(place = record.place(), "not a parked row: {error}"),
-            }
-        }
+        let news = self.table.news().await?;
+        let mut ledger = self.lock();
+        news.iter().for_each(|record| ledger.hear(record));
         Ok(())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, LetterLedger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn write(&self, records: &[Outgoing]) -> Result<(), BrokerError> {
@@ -85,6 +77,43 @@ impl DeadLettersTopic {
     /// Waits up to `limit` until queued records are sent.
     pub async fn flush(&self, limit: Duration) {
         self.producer.flush(limit).await;
+    }
+}
+
+impl LetterLedger {
+    /// Notes what a record of the topic says.
+    fn hear(&mut self, record: &Record) {
+        match dead_letter::decode(record) {
+            Ok(LetterRecord::Letter(letter)) => {
+                let letter = from_wire(*letter);
+                self.0.insert(slot_of(&letter), letter);
+            }
+            Ok(LetterRecord::Cleared(LetterSubject::Row { collection, key, by_capture, .. })) => {
+                self.0.remove(&slot(&collection, &key, by_capture));
+            }
+            Ok(LetterRecord::Cleared(LetterSubject::Record(_))) => {}
+            Err(error) => tracing::warn!(place = record.place(), "not a parked row: {error}"),
+        }
+    }
+
+    /// Returns the records that park rows and clear others. A row that is not parked needs no record to be cleared.
+    fn records(&self, parked: &[DeadLetter], cleared: &[Slot]) -> Vec<Outgoing> {
+        let letters = parked.iter().map(|letter| dead_letter::encode(&to_wire(letter)));
+        let found = cleared.iter().filter_map(|slot| self.0.get(slot));
+        letters.chain(found.map(|letter| dead_letter::cleared(&subject(letter)))).collect()
+    }
+
+    /// Notes that the topic has these records.
+    fn written(&mut self, parked: &[DeadLetter], cleared: &[Slot]) {
+        for slot in cleared {
+            self.0.remove(slot);
+        }
+        self.0.extend(parked.iter().map(|letter| (slot_of(letter), letter.clone())));
+    }
+
+    /// Returns the letters of a collection, by key.
+    fn of<'a>(&'a self, collection: &'a str) -> impl Iterator<Item = &'a DeadLetter> {
+        self.0.iter().filter(move |((found, ..), _)| found == collection).map(|(_, letter)| letter)
     }
 }
 
@@ -159,19 +188,9 @@ impl DeadLettersTopic {
         by_capture: bool,
     ) -> Result<(), PipelineError> {
         let cleared: Vec<Slot> = cleared.iter().map(|key| slot(collection, key.values(), by_capture)).collect();
-        let mut records: Vec<Outgoing> = parked.iter().map(|letter| dead_letter::encode(&to_wire(letter))).collect();
-        for slot in &cleared {
-            let found = self.lock().get(slot).map(subject);
-            records.extend(found.map(|subject| dead_letter::cleared(&subject)));
-        }
+        let records = self.lock().records(parked, &cleared);
         self.write(&records).await?;
-        let mut known = self.lock();
-        for slot in &cleared {
-            known.remove(slot);
-        }
-        for letter in parked {
-            known.insert(slot_of(letter), letter.clone());
-        }
+        self.lock().written(parked, &cleared);
         Ok(())
     }
 }
@@ -179,8 +198,7 @@ impl DeadLettersTopic {
 /// The workers' view of the topic: reads every letter, and clears only letters of workers.
 impl DeadLetterStore for DeadLettersTopic {
     fn each(&self, collection: &str, see: &mut dyn FnMut(DeadLetter)) -> Result<(), PipelineError> {
-        let known = self.lock();
-        known.iter().filter(|((found, ..), _)| found == collection).for_each(|(_, letter)| see(letter.clone()));
+        self.lock().of(collection).cloned().for_each(see);
         Ok(())
     }
 
@@ -224,3 +242,6 @@ impl DeadLetterStore for CaptureLetters {
         Box::pin(self.0.change(collection, parked, cleared, true))
     }
 }
+
+#[cfg(test)]
+mod tests;

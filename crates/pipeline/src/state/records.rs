@@ -150,3 +150,6 @@ impl Stray {
         Self { named: position, first: 0 }
     }
 }
+
+#[cfg(test)]
+mod tests;

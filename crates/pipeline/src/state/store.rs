@@ -62,8 +62,8 @@ impl Store {
             checkpoint.map(|checkpoint| Ok((checkpoint, writes::read(&table)?))).transpose()
         })?;
         let Some((checkpoint, writes)) = stored else { return Ok(None) };
-        let mut checkpoint: Checkpoint = decode(&checkpoint)?;
-        writes::join(&mut checkpoint, writes)?;
+        let mut checkpoint: Checkpoint = decode(&checkpoint).map_err(|error| self.here(error))?;
+        writes::join(&mut checkpoint, writes).map_err(|error| self.here(error))?;
         let renewed = self.baseline()?.and_then(|baseline| baseline.publication);
         Ok(Some(match renewed {
             Some(publication) => Checkpoint { publication, ..checkpoint },
@@ -106,7 +106,7 @@ impl Store {
             let table = database.begin_read()?.open_table(CHECKPOINT)?;
             Ok(table.get(name)?.map(|bytes| bytes.value().to_vec()))
         })?;
-        bytes.map(|bytes| decode(&bytes)).transpose()
+        bytes.map(|bytes| decode(&bytes)).transpose().map_err(|error| self.here(error))
     }
 
     fn save_entry(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
@@ -207,7 +207,7 @@ impl Store {
             }
             Ok(found)
         })?;
-        stored.iter().map(|bytes| decode(bytes)).collect()
+        self.letters(&stored)
     }
 
     /// Returns up to `limit` dead letters of a collection in the order of their keys, starting with the first key after
@@ -237,7 +237,11 @@ impl Store {
             }
             Ok(found)
         })?;
-        stored.iter().map(|bytes| decode(bytes)).collect()
+        self.letters(&stored)
+    }
+
+    fn letters(&self, stored: &[Vec<u8>]) -> Result<Vec<DeadLetter>, StoreError> {
+        stored.iter().map(|bytes| decode(bytes)).collect::<Result<_, _>>().map_err(|error| self.here(error))
     }
 
     /// Returns the keys of all dead letters of a collection.
@@ -294,6 +298,11 @@ impl Store {
             self.path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())?;
         }
         Ok(Database::open(&self.path)?)
+    }
+
+    /// Returns an error about an entry, with the path of the file that holds it.
+    fn here(&self, error: StoreError) -> StoreError {
+        StoreError { path: self.path.display().to_string(), ..error }
     }
 
     fn failed(&self, error: &redb::Error) -> StoreError {

@@ -196,3 +196,108 @@ fn a_changed_configuration_reads_the_tables_again() {
         Ok(Start::Snapshot { generation: Generation(5), drop_slot: true, .. })
     ));
 }
+
+/// Says how a start with this state goes on, in a few words.
+fn outcome(stored: &Checkpoint, facts: &Facts, on_gap: OnGap) -> String {
+    match decide(Some(stored), facts, on_gap) {
+        Ok(Start::Resume { .. }) => "resume".to_owned(),
+        Ok(Start::Snapshot { generation, drop_slot, resync, .. }) => {
+            assert_eq!(generation, stored.generation.next());
+            let (slot, code) = (if drop_slot { "drop slot" } else { "no slot" }, resync.map(|resync| resync.code));
+            format!("{slot}, {}", code.as_deref().unwrap_or("no gap"))
+        }
+        Err(refusal) => refusal.code.to_owned(),
+    }
+}
+
+#[test]
+fn every_state_of_the_slot_meets_every_state_of_the_snapshot() {
+    let slots = || [Slot::Missing, ready(500), ready(501), Slot::Lost { reason: "wal_removed".to_owned() }];
+    let anyway = ["no slot, no gap", "drop slot, no gap", "drop slot, no gap", "drop slot, no gap"];
+    let followed = ["no slot, E_SLOT_MISSING", "resume", "drop slot, E_POSITION", "drop slot, E_SLOT_LOST"];
+    let refused = ["E_SLOT_MISSING", "resume", "E_POSITION", "E_SLOT_LOST"];
+    let cases = [
+        (SnapshotState::Wanted, anyway, anyway),
+        (SnapshotState::Copying, anyway, anyway),
+        (SnapshotState::Again, anyway, anyway),
+        (SnapshotState::Done, followed, refused),
+    ];
+    for (state, resyncing, stopping) in cases {
+        for (slot, (resyncing, stopping)) in slots().into_iter().zip(resyncing.into_iter().zip(stopping)) {
+            let (stored, facts) = (checkpoint(state, 500), facts(slot));
+            assert_eq!(outcome(&stored, &facts, OnGap::Resync), resyncing, "{state:?}, {:?}", facts.slot);
+            assert_eq!(outcome(&stored, &facts, OnGap::Stop), stopping, "{state:?}, {:?}, stop", facts.slot);
+        }
+    }
+}
+
+#[test]
+fn another_database_of_the_cluster_is_refused_with_both_named() {
+    for state in [SnapshotState::Done, SnapshotState::Again, SnapshotState::Copying] {
+        let mut stored = checkpoint(state, 500);
+        stored.source.database_oid = 6;
+        for on_gap in [OnGap::Resync, OnGap::Stop] {
+            let refusal = decide(Some(&stored), &facts(ready(500)), on_gap).unwrap_err();
+            assert_eq!(refusal.code, "E_SOURCE", "{state:?}");
+            assert!(refusal.what.contains("database 6") && refusal.what.contains("database 5"), "{refusal}");
+        }
+    }
+}
+
+#[test]
+fn a_promotion_does_not_make_it_another_source() {
+    let mut stored = checkpoint(SnapshotState::Copying, 0);
+    stored.source.timeline = 9;
+    assert_eq!(outcome(&stored, &facts(ready(10)), OnGap::Stop), "drop slot, no gap");
+}
+
+#[test]
+fn points_that_wait_for_an_operator_go_on_waiting_when_the_stream_is_continued() {
+    let stored = Checkpoint { sweep_waits: true, ..checkpoint(SnapshotState::Done, 500) };
+    let Ok(Start::Resume { checkpoint: resumed, .. }) = decide(Some(&stored), &facts(ready(500)), OnGap::Resync) else {
+        panic!("no resume");
+    };
+    assert!(resumed.sweep_waits);
+}
+
+#[test]
+fn the_reason_of_the_last_resync_stays_until_there_is_another_one() {
+    let asked = Checkpoint { resync: Some(Resync::asked(true)), ..checkpoint(SnapshotState::Done, 500) };
+    let Ok(Start::Resume { checkpoint: resumed, .. }) = decide(Some(&asked), &facts(ready(500)), OnGap::Stop) else {
+        panic!("no resume");
+    };
+    assert_eq!(resumed.resync, asked.resync);
+    let Ok(Start::Snapshot { resync: Some(resync), .. }) = decide(Some(&asked), &facts(Slot::Missing), OnGap::Resync)
+    else {
+        panic!("no resync");
+    };
+    assert_eq!((resync.code.as_str(), resync.may_sweep_most), ("E_SLOT_MISSING", false), "that sweep was not allowed");
+}
+
+#[test]
+fn the_server_may_be_exactly_at_what_was_applied_and_not_behind_it() {
+    let stored = checkpoint(SnapshotState::Done, 1000);
+    assert_eq!(outcome(&stored, &facts(ready(1000)), OnGap::Stop), "resume");
+    let behind = Facts { server: Lsn(999), ..facts(ready(900)) };
+    assert_eq!(outcome(&stored, &behind, OnGap::Stop), "E_POSITION");
+}
+
+#[test]
+fn a_promotion_at_exactly_the_last_write_loses_nothing() {
+    let stored = checkpoint(SnapshotState::Done, 500);
+    for (left_at, expected) in [(450, "resume"), (449, "E_TIMELINE")] {
+        let mut facts = Facts { left_at: Some(Lsn(left_at)), ..facts(ready(400)) };
+        facts.source.timeline = 2;
+        assert_eq!(outcome(&stored, &facts, OnGap::Stop), expected, "left at {left_at}");
+    }
+}
+
+#[test]
+fn the_first_checkpoint_of_a_generation_claims_nothing() {
+    let facts = Facts { collections: collections("3"), ..facts(ready(10)) };
+    let first = facts.clone().first_checkpoint(Generation(7));
+    assert_eq!((first.generation, first.snapshot), (Generation(7), SnapshotState::Copying));
+    assert_eq!((first.applied, first.last_commit, first.written_to), (Lsn::ZERO, Lsn::ZERO, None));
+    assert_eq!((&first.source, &first.collections), (&facts.source, &facts.collections));
+    assert_eq!(outcome(&first, &facts, OnGap::Stop), "drop slot, no gap", "a crash repeats it");
+}

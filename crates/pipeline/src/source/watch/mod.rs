@@ -3,18 +3,24 @@
 //! A look costs two statements, however many tables there are. A look that fails decides nothing: a server that does
 //! not answer causes an error of the stream.
 //!
+//! - [`publication`]: whether the publication has left changes out since then
 //! - [`tables`]: whether the tables are as they were when their rows were read, and what to do if not
-//! - here: the loop, and the publication
+//! - [`verdict`]: what a difference between two looks at a table means
+//! - [`reading`]: a table that is read again
+//! - [`notes`]: what is stored of the tables
 
+mod notes;
+mod publication;
+mod reading;
 mod tables;
+mod verdict;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
-use walvec_capture::{Blocker, Finding, PublicationIdentity, Shape, Source};
-use walvec_model::{Position, Table, TableName};
+use walvec_capture::{Blocker, Finding, PublicationIdentity, Source};
+use walvec_model::{Position, Table};
 use walvec_sink::Sink;
 
 use crate::error::PipelineError;
@@ -23,13 +29,15 @@ use crate::observe::status::{Phase, Problem};
 use crate::rounds::Rounds;
 use crate::shared::Shared;
 use crate::source::aside::Fitness;
-use crate::source::gap::{self, OnGap};
+use crate::source::gap::OnGap;
 use crate::source::reread::Jobs;
-use crate::state::records::{Baseline, SnapshotState, Stray};
+use crate::state::records::Baseline;
 use crate::state::store::Store;
 use crate::upkeep::count_points;
-use tables::{Known, Reading, Suspicion};
+use notes::{Known, TableNotes};
+use reading::Reading;
 pub(crate) use tables::{follow_replaced, is_any_replaced, is_replaced};
+use verdict::Suspicions;
 
 /// The interval between looks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -47,13 +55,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// more.
 pub(crate) async fn begin(source: &Source, store: &Store) -> Result<String, PipelineError> {
     let publication = source.publication_identity().await?.map(|identity| identity.version);
-    // A table that is set aside was followed before. It keeps the shape that it had then.
-    let unfollowed = source.unfollowed();
-    let shapes = source.shapes_now().await?.into_iter().filter_map(|(table, shape)| Some((table, shape?)));
-    let mut shapes: Vec<_> = shapes.filter(|(table, _)| !unfollowed.contains(table)).collect();
-    let before = store.baseline()?.unwrap_or_default().shapes;
-    shapes.extend(before.into_iter().filter(|(table, _)| unfollowed.contains(table)));
-    store.save_baseline(&Baseline { shapes, aside: unfollowed, ..Baseline::default() })?;
+    let found = source.shapes_now().await?;
+    let stored = store.baseline()?.unwrap_or_default();
+    store.save_baseline(&notes::before_snapshot(found, source.unfollowed(), stored))?;
     Ok(publication.unwrap_or_default())
 }
 
@@ -61,14 +65,7 @@ pub(crate) async fn begin(source: &Source, store: &Store) -> Result<String, Pipe
 /// Their rows are copied or streamed, and may be removed before the next look sees the partition.
 pub(crate) async fn begun(source: &Source, store: &Store, position: Position) -> Result<(), PipelineError> {
     let baseline = store.baseline()?.unwrap_or_default();
-    let now = source.shapes_now().await?;
-    let now = |table: &TableName| now.iter().find(|(found, _)| found == table).and_then(|(_, shape)| shape.as_ref());
-    let strays = |(table, before): &(TableName, Shape)| {
-        let added = now(table)?.added_since(before);
-        let strays: BTreeMap<u32, Stray> = added.into_iter().map(|leaf| (leaf, Stray::copied(position))).collect();
-        (!strays.is_empty()).then(|| (table.clone(), strays))
-    };
-    let strays: Vec<_> = baseline.shapes.iter().filter_map(strays).collect();
+    let strays = notes::copied_strays(&baseline.shapes, &source.shapes_now().await?, position);
     if !strays.is_empty() {
         store.save_baseline(&Baseline { strays, ..baseline })?;
     }
@@ -81,7 +78,7 @@ pub(crate) struct Watch<'a> {
     /// The tables as they were when the source was connected.
     tables: &'a [Arc<Table>],
     shared: &'a Shared,
-    store: &'a Store,
+    store: Arc<Store>,
     /// Gives jobs to the pipeline for tables that have to be read again.
     jobs: Jobs,
     /// The version of the publication that the rows were read with; loaded when the stream is followed.
@@ -90,15 +87,9 @@ pub(crate) struct Watch<'a> {
     publication: Option<PublicationIdentity>,
     /// The shapes that the tables had when their rows were read; loaded when the stream is followed.
     known: Option<Known>,
-    /// Tables that were found altered and have not been read again to the end.
-    owed: BTreeSet<TableName>,
-    /// The tables of [`Baseline::anew`]: those for which nothing counts that is older than the session.
-    anew: BTreeSet<TableName>,
-    /// The tables of [`Baseline::unproved`]: those that were not published all the time.
-    unproved: BTreeSet<TableName>,
-    /// The positions as of which altered tables were read whole.
-    floors: BTreeMap<TableName, Position>,
-    suspicions: BTreeMap<TableName, Suspicion>,
+    /// The tables to be read again; loaded together with the shapes.
+    notes: TableNotes,
+    suspicions: Suspicions,
     reading: Option<Reading>,
     /// Whether the status shows tables that are read again.
     shows_readings: bool,
@@ -120,12 +111,11 @@ impl<'a> Watch<'a> {
         source: &'a Source,
         tables: &'a [Arc<Table>],
         shared: &'a Shared,
-        store: &'a Store,
         jobs: Jobs,
-        on_gap: OnGap,
         fitness: Fitness,
     ) -> Self {
         let trouble = || ProblemGuard::new(&shared.telemetry);
+        let (store, on_gap) = (Arc::clone(fitness.store()), fitness.on_gap());
         Self {
             source,
             tables,
@@ -135,11 +125,8 @@ impl<'a> Watch<'a> {
             as_read: None,
             publication: None,
             known: None,
-            owed: BTreeSet::new(),
-            anew: BTreeSet::new(),
-            unproved: BTreeSet::new(),
-            floors: BTreeMap::new(),
-            suspicions: BTreeMap::new(),
+            notes: TableNotes::default(),
+            suspicions: Suspicions::default(),
             reading: None,
             shows_readings: true,
             due: Instant::now(),
@@ -163,7 +150,7 @@ impl<'a> Watch<'a> {
             tokio::select! {
                 _ = ticks.tick() => {}
                 // Another table may be waiting: compare the tables now instead of at the next look.
-                () = tables::ended(self.reading.as_ref()) => self.due = Instant::now(),
+                () = reading::ended(self.reading.as_ref()) => self.due = Instant::now(),
             }
             show_blockers(&self.source.waiting_for(), &mut self.waiting);
             if let Err(gone) = count_points(sinks, rounds.turn(sinks.len()), &self.shared.telemetry).await {
@@ -181,7 +168,7 @@ impl<'a> Watch<'a> {
             return Ok(());
         };
         self.shared.telemetry.observed(look.position.flushed, look.position.retained_wal_bytes);
-        self.show_risk(look.is_slot_at_risk);
+        show_risk(look.is_slot_at_risk.then(|| self.source.slot_at_risk()), &mut self.at_risk);
         let before = std::mem::replace(&mut self.publication, look.publication);
         let phase = self.shared.telemetry.subscribe().borrow().phase;
         match phase {
@@ -194,71 +181,27 @@ impl<'a> Watch<'a> {
                 }
                 self.compare_tables(look.position.flushed).await?;
                 self.show_readings();
-                self.due = Instant::now() + begun.elapsed().saturating_sub(INTERVAL / REST) * REST;
+                self.due = Instant::now() + rest_after(begun.elapsed());
                 Ok(())
             }
             Phase::Snapshot => self.refuse_replaced().await,
             _ => Ok(()),
         }
     }
+}
 
-    /// Shows a problem while PostgreSQL may invalidate the slot before walvec has read it to the end.
-    fn show_risk(&mut self, is_at_risk: bool) {
-        if !is_at_risk {
-            return self.at_risk.end();
-        }
-        let Finding { code, message, remedy, .. } = self.source.slot_at_risk();
-        let problem = Problem { part: "source".to_owned(), message, remedy: Some(remedy.to_string()), attempts: 1 };
-        if !self.at_risk.shows(&problem) {
-            tracing::warn!(code, remedy = problem.remedy, "{}", problem.message);
-            self.at_risk.show(problem);
-        }
-    }
+/// Returns how long the comparison of tables rests after it took this long.
+fn rest_after(comparison: Duration) -> Duration {
+    comparison.saturating_sub(INTERVAL / REST) * REST
+}
 
-    /// Fails if the publication may have left changes out since the snapshot began. `before`: the publication at the
-    /// last look.
-    async fn compare_publication(&mut self, before: Option<PublicationIdentity>) -> Result<(), PipelineError> {
-        let as_read = match self.as_read.take() {
-            Some(as_read) => as_read,
-            // Loaded once: the checkpoint has very many parts where there are very many collections.
-            None => match self.store.checkpoint()?.filter(|stored| stored.snapshot == SnapshotState::Done) {
-                Some(checkpoint) => checkpoint.publication,
-                None => return Ok(()),
-            },
-        };
-        let Some(now) = &self.publication else {
-            let called = self.source.publication_called(&as_read).await.ok().flatten();
-            return Err(gap::found(gap::publication_changed(called.as_deref()), self.on_gap));
-        };
-        if now.version == as_read {
-            self.as_read = Some(as_read);
-            return Ok(());
-        }
-        // Only a change that was seen to happen between two looks of this session: there is no time for anything else.
-        let was_the_same = |before: &PublicationIdentity| before.version == as_read;
-        if before.is_some_and(|before| was_the_same(&before) && now.is_handed_over(&before)) {
-            let baseline = self.store.baseline()?.unwrap_or_default();
-            let publication = Some(now.version.clone());
-            tracing::info!("the publication has another owner; nothing else has changed");
-            return Ok(self.store.save_baseline(&Baseline { publication, ..baseline })?);
-        }
-        match self.unpublished_since(&as_read).await {
-            // The next session reads the table again, or reports a gap.
-            Some(table) => Err(PipelineError::Altered { table }),
-            None => Err(gap::found(gap::publication_changed(None), self.on_gap)),
-        }
-    }
-
-    /// Returns a table that has not been published all the time since `version`; `None` if there is none, or if the
-    /// publication has changed in another way too.
-    async fn unpublished_since(&self, version: &str) -> Option<TableName> {
-        let now = self.publication.as_ref().filter(|_| self.on_gap == OnGap::Resync)?;
-        if !PublicationIdentity::differ_in_tables_only(version, &now.version) {
-            return None;
-        }
-        let entries = self.source.publication_entries().await.ok()?;
-        let is_new = |table: &TableName| !PublicationIdentity::lists(version, entries.get(table));
-        self.tables.iter().map(|table| table.name.clone()).find(is_new)
+/// Shows a problem while PostgreSQL may invalidate the slot before walvec has read it to the end.
+fn show_risk(risk: Option<Finding>, trouble: &mut ProblemGuard) {
+    let Some(Finding { code, message, remedy, .. }) = risk else { return trouble.end() };
+    let problem = Problem { part: "source".to_owned(), message, remedy: Some(remedy.to_string()), attempts: 1 };
+    if !trouble.shows(&problem) {
+        tracing::warn!(code, remedy = problem.remedy, "{}", problem.message);
+        trouble.show(problem);
     }
 }
 
@@ -275,3 +218,6 @@ fn show_blockers(blockers: &[Blocker], trouble: &mut ProblemGuard) {
     let remedy = Some(list(Blocker::remedy));
     trouble.show(Problem { part: "source".to_owned(), message, remedy, attempts: 1 });
 }
+
+#[cfg(test)]
+mod tests;

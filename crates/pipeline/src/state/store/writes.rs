@@ -33,6 +33,7 @@ impl Encoded {
         checkpoint: &Checkpoint,
         writes: impl Iterator<Item = (&'w String, &'w Witnesses)>,
     ) -> Result<Self, StoreError> {
+        debug_assert!(checkpoint.last_commit <= checkpoint.applied, "`applied` covers the last transaction with rows");
         let writes = writes.map(|(collection, witnesses)| Ok((format!("{PREFIX}{collection}"), encode(witnesses)?)));
         Ok(Self { checkpoint: encode(checkpoint)?, writes: writes.collect::<Result<_, StoreError>>()? })
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use walvec_capture::Source;
 use walvec_model::{Lsn, TableName};
 use walvec_pipeline::source::start::{Start, decide};
-use walvec_pipeline::{Before, PipelineError, Store, facts};
+use walvec_pipeline::{Before, Followed, PipelineError, Store, facts};
 
 use crate::assembly::{self, broker, columns, digest};
 use crate::config::{CollectionConfig, Config, Stage};
@@ -109,8 +109,9 @@ pub(super) async fn next(config: &Config, source: &Source, missing: Option<&str>
         Some(broker) => broker::topics_digest(config, &broker.kafka),
         None => digest::config_digests(config),
     };
-    let followed = source.followed_tables().await.map_err(PipelineError::from)?;
-    let facts = facts(source, &config.source.slot, &digest, &followed, collections, before).await?;
+    let tables_now = source.followed_tables().await.map_err(PipelineError::from)?;
+    let followed = Followed { slot: &config.source.slot, config: &digest, tables: &tables_now, collections };
+    let facts = facts(source, followed, before).await?;
     let tables = tables(config);
     Ok(match (decide(stored.as_ref(), &facts, config.source.on_gap.into()).map_err(PipelineError::from)?, stored) {
         (Start::Snapshot { .. }, None) => Next::Read { tables },
