@@ -122,8 +122,13 @@ use walvec_e2e::Test;
 fn main() -> ExitCode {
     // The tests' HTTP clients use no TLS, but cannot be created without a cryptography provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // Tests of behaviour that differs between PostgreSQL's versions, or that depends on walvec's statements.
-    let source = [
+    let behind = behind_the_source().into_iter().map(Test::once_unless_proving);
+    walvec_e2e::suite::main(&of_the_source().into_iter().chain(behind).collect::<Vec<_>>())
+}
+
+/// Tests of behaviour that differs between PostgreSQL's versions, or that depends on walvec's statements.
+fn of_the_source() -> Vec<Test> {
+    [
         smoke::tests(),
         operations::tests(),
         altered::tests(),
@@ -135,9 +140,13 @@ fn main() -> ExitCode {
         types::tests(),
         check::tests(),
         lookup_refusals::tests(),
-    ];
-    // Tests of the steps after that, and of failures.
-    let behind = [
+    ]
+    .concat()
+}
+
+/// Tests of the steps after that, and of failures.
+fn behind_the_source() -> Vec<Test> {
+    [
         aside::tests(),
         faults::tests(),
         engine::tests(),
@@ -182,7 +191,6 @@ fn main() -> ExitCode {
         statements::tests(),
         static_models::tests(),
         harness::tests(),
-    ];
-    let behind = behind.concat().into_iter().map(Test::once_unless_proving);
-    walvec_e2e::suite::main(&source.concat().into_iter().chain(behind).collect::<Vec<_>>())
+    ]
+    .concat()
 }

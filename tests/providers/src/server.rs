@@ -205,6 +205,17 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Shared {
+    /// Counts a request, and returns how it fails.
+    fn next_fault(&mut self) -> Option<Fault> {
+        self.requests += 1;
+        let every_second = self.every_second.clone().filter(|_| self.requests % 2 == 1);
+        let fault = self.next.pop_front().or(self.always.clone()).or(every_second);
+        let is_allowed = fault.is_some() || self.allowance.as_mut().is_none_or(Allowance::take);
+        if is_allowed { fault } else { Some(Fault::TooManyRequests("1".to_owned())) }
+    }
+}
+
 async fn serve(State(shared): State<Arc<Mutex<Shared>>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let Some(spoken) = Spoken::of(uri.path()) else { return status(404, Body::from("404 page not found")) };
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
@@ -216,11 +227,7 @@ async fn serve(State(shared): State<Arc<Mutex<Shared>>>, uri: Uri, headers: Head
             drop(shared);
             return refusal(spoken, 401, &format!("wrong key: {given}"));
         }
-        shared.requests += 1;
-        let every_second = shared.every_second.clone().filter(|_| shared.requests % 2 == 1);
-        let fault = shared.next.pop_front().or(shared.always.clone()).or(every_second);
-        let is_allowed = fault.is_some() || shared.allowance.as_mut().is_none_or(Allowance::take);
-        let fault = if is_allowed { fault } else { Some(Fault::TooManyRequests("1".to_owned())) };
+        let fault = shared.next_fault();
         (fault, shared.refused.clone(), shared.failed.clone(), shared.longest.clone(), shared.zeros.clone())
     };
     let contains = |text: &String, words: &Option<String>| words.as_ref().is_some_and(|words| text.contains(words));

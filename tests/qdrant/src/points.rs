@@ -37,16 +37,22 @@ use crate::updates::{apply, edge_operation, named, upsert};
 /// The duration that every answer reports, in seconds; no test uses it.
 const TIME: f64 = 0.001;
 
+/// Which collection a request writes, and whether it waits until the write is done.
+struct WriteTarget<'r> {
+    collection: &'r str,
+    wait: bool,
+}
+
 impl Service {
     /// Counts a write against the limits, checks all of it, and applies it. Returns one result per operation.
     async fn write<T: Message>(
         &self,
         call: Call,
         request: &Request<T>,
-        collection: &str,
-        wait: bool,
+        target: WriteTarget<'_>,
         operations: Vec<Operation>,
     ) -> Result<(Started, Vec<UpdateResult>), Status> {
+        let WriteTarget { collection, wait } = target;
         let call = self.begin_write(call, request, collection, operations.iter().flat_map(named).collect()).await?;
         let collection = self.registry.find(collection)?;
         // All operations are checked before any has an effect.
@@ -88,28 +94,28 @@ fn written(result: Option<UpdateResult>) -> PointsOperationResponse {
 impl Points for Service {
     async fn upsert(&self, request: Request<UpsertPoints>) -> Result<Response<PointsOperationResponse>, Status> {
         let inner = request.get_ref();
-        let (name, wait, operation) = (&inner.collection_name, inner.wait(), upsert(inner.clone()));
-        let (call, results) = self.write(Call::Upsert, &request, name, wait, vec![operation]).await?;
+        let target = WriteTarget { collection: &inner.collection_name, wait: inner.wait() };
+        let (call, results) = self.write(Call::Upsert, &request, target, vec![upsert(inner.clone())]).await?;
         call.answer(written(results.into_iter().next()))
     }
 
     async fn delete(&self, request: Request<DeletePoints>) -> Result<Response<PointsOperationResponse>, Status> {
         let inner = request.get_ref();
-        let (name, wait) = (&inner.collection_name, inner.wait());
+        let target = WriteTarget { collection: &inner.collection_name, wait: inner.wait() };
         let operation = Operation::DeletePoints(points_update_operation::DeletePoints {
             points: inner.points.clone(),
             shard_key_selector: inner.shard_key_selector.clone(),
         });
-        let (call, results) = self.write(Call::Delete, &request, name, wait, vec![operation]).await?;
+        let (call, results) = self.write(Call::Delete, &request, target, vec![operation]).await?;
         call.answer(written(results.into_iter().next()))
     }
 
     async fn update_batch(&self, request: Request<UpdateBatchPoints>) -> Result<Response<UpdateBatchResponse>, Status> {
         let inner = request.get_ref();
-        let (name, wait) = (&inner.collection_name, inner.wait());
+        let target = WriteTarget { collection: &inner.collection_name, wait: inner.wait() };
         let operations: Option<_> = inner.operations.iter().map(|operation| operation.operation.clone()).collect();
         let operations = operations.ok_or_else(|| invalid("an operation is missing"))?;
-        let (call, result) = self.write(Call::UpdateBatch, &request, name, wait, operations).await?;
+        let (call, result) = self.write(Call::UpdateBatch, &request, target, operations).await?;
         call.answer(UpdateBatchResponse { result, time: TIME, usage: None })
     }
 

@@ -26,7 +26,10 @@ pub(super) struct Case {
 const NO_ORDER: &str = "has no order that a range could go by";
 
 pub(super) fn cases() -> Vec<Case> {
-    [numbers(), words(), times(), nested(), others()].into_iter().flatten().collect()
+    [flags_and_integers(), decimals(), words(), labels(), dates(), times(), nested(), others()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Returns a column without an index, which no filter of the test uses.
@@ -51,7 +54,7 @@ fn case(
     }
 }
 
-fn numbers() -> Vec<Case> {
+fn flags_and_integers() -> Vec<Case> {
     vec![
         Case {
             finds: &[("flag=yes", &[1]), ("flag=F", &[2]), ("flag=[true,false]", &[1, 2]), ("flag!=1", &[2, 3])],
@@ -72,6 +75,11 @@ fn numbers() -> Vec<Case> {
             unsorted: "",
             ..case("big", "bigint", ["9223372036854775807", "-5"], [json!(i64::MAX), json!(-5)], "9223372036854775807")
         },
+    ]
+}
+
+fn decimals() -> Vec<Case> {
+    vec![
         Case {
             finds: &[("ratio=0.1", &[1]), ("ratio=NaN", &[2]), ("ratio<1", &[1])],
             refuses: &[("ratio=heavy", "no number")],
@@ -152,6 +160,11 @@ fn words() -> Vec<Case> {
             finds: &[("mail=Me@x.org", &[1])],
             ..case("mail", "citext", ["'Me@x.org'", "'b'"], [json!("Me@x.org"), json!("b")], "Me@x.org")
         },
+    ]
+}
+
+fn labels() -> Vec<Case> {
+    vec![
         Case {
             finds: &[("mood=ok", &[1]), ("mood=[\"ok\",\"so so\"]", &[1, 2])],
             refuses: &[
@@ -200,7 +213,7 @@ fn words() -> Vec<Case> {
     ]
 }
 
-fn times() -> Vec<Case> {
+fn dates() -> Vec<Case> {
     vec![
         Case {
             finds: &[
@@ -221,6 +234,24 @@ fn times() -> Vec<Case> {
                 "2024-01-31",
             )
         },
+        Case {
+            finds: &[("born=1815-12-10", &[2])],
+            index: Some("datetime"),
+            sorts: &[("born", &[2, 1, 3]), ("born:asc", &[2, 1, 3]), ("born:desc", &[1, 2, 3])],
+            unsorted: "",
+            ..case(
+                "born",
+                "text",
+                ["'1912-06-23'", "'1815-12-10'"],
+                [json!("1912-06-23"), json!("1815-12-10")],
+                "1912-06-23",
+            )
+        },
+    ]
+}
+
+fn times() -> Vec<Case> {
+    vec![
         Case {
             finds: &[
                 ("at=2024-01-31T18:00:00Z", &[1]),
@@ -248,19 +279,6 @@ fn times() -> Vec<Case> {
                 ["'2024-01-31 19:00:00+01'", "'2024-01-31 19:00:00.000001+01'"],
                 [json!("2024-01-31 18:00:00+00"), json!("2024-01-31 18:00:00.000001+00")],
                 "2024-01-31 18:00:00+00",
-            )
-        },
-        Case {
-            finds: &[("born=1815-12-10", &[2])],
-            index: Some("datetime"),
-            sorts: &[("born", &[2, 1, 3]), ("born:asc", &[2, 1, 3]), ("born:desc", &[1, 2, 3])],
-            unsorted: "",
-            ..case(
-                "born",
-                "text",
-                ["'1912-06-23'", "'1815-12-10'"],
-                [json!("1912-06-23"), json!("1815-12-10")],
-                "1912-06-23",
             )
         },
     ]
