@@ -21,8 +21,8 @@ use crate::Plan;
 use crate::child;
 use crate::embedding::MODEL;
 use crate::program::{Settings, Walvec};
-use crate::stage::{Database, Stage};
 use crate::stats::{median, median_ratio, milliseconds, percentile};
+use crate::workbench::{Database, Workbench};
 
 const CAPTURED: u64 = 300_000;
 const SINGLES: u32 = 200;
@@ -54,14 +54,14 @@ struct ThroughBroker {
     recovery: f64,
 }
 
-pub(crate) async fn measure(plan: &Plan, stage: &Stage) -> anyhow::Result<String> {
+pub(crate) async fn measure(plan: &Plan, workbench: &Workbench) -> anyhow::Result<String> {
     let options = Options { group_session_timeout_ms: Some(SESSION_MS), ..Options::default() };
     let broker = TestBroker::start(options).await?;
     let mut measured = ThroughBroker::default();
-    capture(plan, stage, &broker, &mut measured).await?;
-    singles(plan, stage, &broker, &mut measured).await?;
-    sharing(plan, stage, &broker, &mut measured).await?;
-    killing(plan, stage, &broker, &mut measured).await?;
+    capture(plan, workbench, &broker, &mut measured).await?;
+    singles(plan, workbench, &broker, &mut measured).await?;
+    sharing(plan, workbench, &broker, &mut measured).await?;
+    killing(plan, workbench, &broker, &mut measured).await?;
     broker.stop().await?;
     Ok(section(&measured)?)
 }
@@ -72,8 +72,13 @@ fn kafka(broker: &TestBroker, prefix: &str) -> Value {
 
 /// Measures how fast each reader reads the same backlog of changes, from a slot of its own.
 #[expect(clippy::cast_precision_loss, reason = "a rate")]
-async fn capture(plan: &Plan, stage: &Stage, broker: &TestBroker, measured: &mut ThroughBroker) -> anyhow::Result<()> {
-    let database = stage.database("published").await?;
+async fn capture(
+    plan: &Plan,
+    workbench: &Workbench,
+    broker: &TestBroker,
+    measured: &mut ThroughBroker,
+) -> anyhow::Result<()> {
+    let database = workbench.database("published").await?;
     let directory = tempfile::tempdir()?;
     let (mut nothing, mut kafkas, mut debezium) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..plan.rounds {
@@ -137,14 +142,14 @@ async fn engine(database: &Database<'_>, slot: &str, home: &Path) -> anyhow::Res
 }
 
 /// Creates a database with a table of books.
-async fn books(stage: &Stage, name: &str) -> anyhow::Result<(String, Client)> {
-    let url = stage.cluster.create_database(name).await?;
-    let client = stage.cluster.connect(name).await?;
+async fn books(workbench: &Workbench, name: &str) -> anyhow::Result<(String, Client)> {
+    let url = workbench.cluster.create_database(name).await?;
+    let client = workbench.cluster.connect(name).await?;
     client.batch_execute("CREATE TABLE books (id integer PRIMARY KEY, body text NOT NULL)").await?;
     Ok((url, client))
 }
 
-async fn remove(stage: &Stage, name: &str, client: Client) -> anyhow::Result<()> {
+async fn remove(workbench: &Workbench, name: &str, client: Client) -> anyhow::Result<()> {
     client
         .query(
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()",
@@ -152,13 +157,18 @@ async fn remove(stage: &Stage, name: &str, client: Client) -> anyhow::Result<()>
         )
         .await?;
     drop(client);
-    Ok(stage.cluster.drop_database(name).await?)
+    Ok(workbench.cluster.drop_database(name).await?)
 }
 
 /// Measures single rows, with capture and one worker as processes of their own, and a real model.
-async fn singles(plan: &Plan, stage: &Stage, broker: &TestBroker, measured: &mut ThroughBroker) -> anyhow::Result<()> {
+async fn singles(
+    plan: &Plan,
+    workbench: &Workbench,
+    broker: &TestBroker,
+    measured: &mut ThroughBroker,
+) -> anyhow::Result<()> {
     const NAME: &str = "broker_singles";
-    let (url, client) = books(stage, NAME).await?;
+    let (url, client) = books(workbench, NAME).await?;
     client.batch_execute("INSERT INTO books VALUES (0, 'a first book')").await?;
     let directory = tempfile::tempdir()?;
     let settings = Settings { broker: Some(kafka(broker, NAME)), ..Settings::new(&url, "{{ body }}", MODEL) };
@@ -181,7 +191,7 @@ async fn singles(plan: &Plan, stage: &Stage, broker: &TestBroker, measured: &mut
     measured.p99 = percentile(&mut latencies, 99);
     index.stop().await?;
     capture.stop().await?;
-    remove(stage, NAME, client).await
+    remove(workbench, NAME, client).await
 }
 
 async fn wait_for_points(walvec: &Walvec, points: u64) -> anyhow::Result<()> {

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use anyhow::ensure;
 
 use crate::Plan;
-use crate::child::{self, Reading};
+use crate::child::{self, ChildRun};
 use crate::report::megabytes;
-use crate::stage::{Database, PUBLICATION, Stage, TABLE};
 use crate::stats::{median, median_ratio};
+use crate::workbench::{Database, PUBLICATION, TABLE, Workbench};
 
 const ROWS: u64 = 300_000;
 const MANY_TRANSACTIONS: u64 = 1_000;
@@ -35,8 +35,8 @@ struct Growth {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate")]
-pub(crate) async fn against_postgres(plan: &Plan, stage: &Stage) -> anyhow::Result<String> {
-    let database = stage.database("against").await?;
+pub(crate) async fn against_postgres(plan: &Plan, workbench: &Workbench) -> anyhow::Result<String> {
+    let database = workbench.database("against").await?;
     // Every reader gets a slot of its own, created before the rows, because reading advances a slot.
     for round in 0..plan.rounds {
         database.create_slot(&format!("theirs_{round}")).await?;
@@ -52,7 +52,7 @@ pub(crate) async fn against_postgres(plan: &Plan, stage: &Stage) -> anyhow::Resu
         snapshots.push(snapshot(&database, ROWS).await?);
     }
     database.drop().await?;
-    let rates = |readings: &[Reading]| readings.iter().map(Reading::rows_per_second).collect::<Vec<_>>();
+    let rates = |runs: &[ChildRun]| runs.iter().map(ChildRun::rows_per_second).collect::<Vec<_>>();
     let (stream_rates, snapshot_rates) = (rates(&ours), rates(&snapshots));
     let measured = AgainstPostgres {
         stream_ratio: median_ratio(&stream_rates, &theirs),
@@ -67,28 +67,28 @@ pub(crate) async fn against_postgres(plan: &Plan, stage: &Stage) -> anyhow::Resu
     Ok(against_section(&measured)?)
 }
 
-pub(crate) async fn growth(plan: &Plan, stage: &Stage) -> anyhow::Result<String> {
+pub(crate) async fn growth(plan: &Plan, workbench: &Workbench) -> anyhow::Result<String> {
     let mut grown = Vec::new();
     let sizes = [plan.largest / 100, plan.largest / 10, plan.largest];
     for rows in sizes {
         for (reader, per_transaction) in [("stream, one transaction", rows), ("stream, many", MANY_TRANSACTIONS)] {
             eprintln!("    {rows} rows, {reader}");
-            let database = stage.database("growth").await?;
+            let database = workbench.database("growth").await?;
             for round in 0..plan.rounds {
                 database.create_slot(&format!("ours_{round}")).await?;
             }
             let until = database.insert(rows, per_transaction).await?;
-            let mut readings = Vec::new();
+            let mut runs = Vec::new();
             for round in 0..plan.rounds {
-                readings.push(stream(&database, &format!("ours_{round}"), &until, rows).await?);
+                runs.push(stream(&database, &format!("ours_{round}"), &until, rows).await?);
             }
-            grown.push(of(reader, rows, &readings));
+            grown.push(of(reader, rows, &runs));
             if per_transaction == rows {
-                let mut readings = Vec::new();
+                let mut runs = Vec::new();
                 for _ in 0..plan.rounds {
-                    readings.push(snapshot(&database, rows).await?);
+                    runs.push(snapshot(&database, rows).await?);
                 }
-                grown.push(of("snapshot", rows, &readings));
+                grown.push(of("snapshot", rows, &runs));
             }
             database.drop().await?;
         }
@@ -96,13 +96,13 @@ pub(crate) async fn growth(plan: &Plan, stage: &Stage) -> anyhow::Result<String>
     Ok(growth_section(&grown)?)
 }
 
-fn of(reader: &'static str, rows: u64, readings: &[Reading]) -> Growth {
-    let rate = median(readings.iter().map(Reading::rows_per_second).collect());
-    Growth { reader, rows, rate, rss: largest(readings) }
+fn of(reader: &'static str, rows: u64, runs: &[ChildRun]) -> Growth {
+    let rate = median(runs.iter().map(ChildRun::rows_per_second).collect());
+    Growth { reader, rows, rate, rss: largest(runs) }
 }
 
-fn largest(readings: &[Reading]) -> u64 {
-    readings.iter().map(|reading| reading.peak_rss_bytes).max().unwrap_or(0)
+fn largest(runs: &[ChildRun]) -> u64 {
+    runs.iter().map(|run| run.peak_rss_bytes).max().unwrap_or(0)
 }
 
 /// Returns the seconds that `pg_recvlogical` takes to read the same changes into nothing.
@@ -113,13 +113,13 @@ async fn recvlogical(database: &Database<'_>, slot: &str, until: &str) -> anyhow
     Ok(database.time("pg_recvlogical", &arguments).await?.as_secs_f64())
 }
 
-async fn stream(database: &Database<'_>, slot: &str, until: &str, rows: u64) -> anyhow::Result<Reading> {
+async fn stream(database: &Database<'_>, slot: &str, until: &str, rows: u64) -> anyhow::Result<ChildRun> {
     let reading = child::spawn(&["stream", &database.url, slot, until]).await?;
     ensure!(reading.rows == rows, "the stream had {} rows instead of {rows}", reading.rows);
     Ok(reading)
 }
 
-async fn snapshot(database: &Database<'_>, rows: u64) -> anyhow::Result<Reading> {
+async fn snapshot(database: &Database<'_>, rows: u64) -> anyhow::Result<ChildRun> {
     let reading = child::spawn(&["copy", &database.url, "snapshot"]).await?;
     ensure!(reading.rows == rows, "the snapshot had {} rows instead of {rows}", reading.rows);
     Ok(reading)

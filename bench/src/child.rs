@@ -12,7 +12,7 @@ use walvec_capture::{Columns, Source, SourceConfig, TableSpec};
 use walvec_model::{Lsn, StreamEvent, TableName};
 use walvec_test_program::memory;
 
-use crate::stage::{PUBLICATION, TABLE};
+use crate::workbench::{PUBLICATION, TABLE};
 use crate::{engine, points};
 
 /// What a child process does.
@@ -37,13 +37,13 @@ pub(crate) enum Child {
 
 /// The result of a child process.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Reading {
+pub(crate) struct ChildRun {
     pub(crate) rows: u64,
     pub(crate) seconds: f64,
     pub(crate) peak_rss_bytes: u64,
 }
 
-impl Reading {
+impl ChildRun {
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
     pub(crate) fn rows_per_second(&self) -> f64 {
         self.rows as f64 / self.seconds
@@ -69,8 +69,8 @@ fn print(found: &impl Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn reading((rows, seconds): (u64, f64)) -> anyhow::Result<Reading> {
-    Ok(Reading { rows, seconds, peak_rss_bytes: peak_rss()? })
+fn reading((rows, seconds): (u64, f64)) -> anyhow::Result<ChildRun> {
+    Ok(ChildRun { rows, seconds, peak_rss_bytes: peak_rss()? })
 }
 
 /// Returns the largest resident set that this process has had, in bytes.
@@ -79,7 +79,7 @@ pub(crate) fn peak_rss() -> anyhow::Result<u64> {
 }
 
 /// Starts this program again as a child and waits for its reading.
-pub(crate) async fn spawn(arguments: &[&str]) -> anyhow::Result<Reading> {
+pub(crate) async fn spawn(arguments: &[&str]) -> anyhow::Result<ChildRun> {
     answer(arguments).await
 }
 

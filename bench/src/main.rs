@@ -1,7 +1,7 @@
 //! The program that `make bench` runs: it measures walvec against PostgreSQL's own programs in the same run, and writes
 //! BENCHMARKS.md.
 //!
-//! - [`stage`]: the server, its tables and slots
+//! - [`workbench`]: the server, its tables and slots
 //! - [`child`]: readers that run as processes of their own, so that their memory can be measured
 //! - [`capture`]: the stream against `pg_recvlogical`, the snapshot against `COPY`, and how both grow
 //! - [`broker`]: the whole program through a real Kafka: capture, single rows, two workers, a worker that is killed again
@@ -33,11 +33,11 @@ mod program;
 mod provider;
 mod quality;
 mod report;
-mod stage;
 mod stats;
 mod sync;
 mod tables;
 mod transaction;
+mod workbench;
 
 use std::path::{Path, PathBuf};
 
@@ -164,10 +164,10 @@ async fn measure(plan: &Plan) -> anyhow::Result<()> {
         eprintln!("==> the engine inside the program, {ENGINE_POINTS} points");
         report.add("engine", engine::measure(ENGINE_POINTS).await?);
     }
-    let stage = stage::Stage::start().await?;
-    on_server(plan, &stage, &mut report).await?;
-    let server = stage.version();
-    stage.close().await?;
+    let workbench = workbench::Workbench::start().await?;
+    on_server(plan, &workbench, &mut report).await?;
+    let server = workbench.version();
+    workbench.close().await?;
     let text = report.render(plan, &server);
     println!("{text}");
     if !plan.only.is_empty() {
@@ -177,23 +177,23 @@ async fn measure(plan: &Plan) -> anyhow::Result<()> {
 }
 
 /// Measures what needs a PostgreSQL server.
-async fn on_server(plan: &Plan, stage: &stage::Stage, report: &mut report::Report) -> anyhow::Result<()> {
+async fn on_server(plan: &Plan, workbench: &workbench::Workbench, report: &mut report::Report) -> anyhow::Result<()> {
     if plan.wants("sync") {
         eprintln!("==> rows until they can be found");
-        report.add("sync", sync::measure(plan, stage).await?);
+        report.add("sync", sync::measure(plan, workbench).await?);
     }
     if plan.wants("provider") {
         eprintln!("==> a provider at its limit");
-        report.add("provider", provider::measure(plan, stage).await?);
+        report.add("provider", provider::measure(plan, workbench).await?);
     }
     if plan.wants("operations") {
         eprintln!("==> verify and reindex");
-        report.add("operations", operations::measure(plan, stage).await?);
+        report.add("operations", operations::measure(plan, workbench).await?);
     }
     if plan.wants("broker") {
         eprintln!("==> through a broker");
         match walvec_test_kafka::available() {
-            Ok(()) => report.add("broker", broker::measure(plan, stage).await?),
+            Ok(()) => report.add("broker", broker::measure(plan, workbench).await?),
             Err(missing) => eprintln!("    SKIPPED: {missing}"),
         }
     }
@@ -202,11 +202,11 @@ async fn on_server(plan: &Plan, stage: &stage::Stage, report: &mut report::Repor
     }
     if plan.wants("capture") {
         eprintln!("==> stream and snapshot against PostgreSQL's own programs");
-        report.add("capture", capture::against_postgres(plan, stage).await?);
+        report.add("capture", capture::against_postgres(plan, workbench).await?);
     }
     if plan.wants("growth") {
         eprintln!("==> growth");
-        report.add("growth", capture::growth(plan, stage).await?);
+        report.add("growth", capture::growth(plan, workbench).await?);
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::Plan;
 use crate::embedding::{MODEL, texts};
 use crate::program::{Settings, Walvec, command};
 use crate::report::megabytes;
-use crate::stage::Stage;
+use crate::workbench::Workbench;
 
 const VERIFIED: u32 = 200_000;
 const REINDEXED: usize = 10_000;
@@ -43,20 +43,20 @@ struct Operations {
 }
 
 /// Measures with the engine inside the program, with the Qdrant server for tests, and with a real one if there is one.
-pub(crate) async fn measure(plan: &Plan, stage: &Stage) -> anyhow::Result<String> {
+pub(crate) async fn measure(plan: &Plan, workbench: &Workbench) -> anyhow::Result<String> {
     let server = TestServer::start()?;
     let mut measured = vec![
-        ("the engine inside the program", with(plan, stage, None).await?),
-        ("the Qdrant server for tests", with(plan, stage, Some(&server.url())).await?),
+        ("the engine inside the program", with(plan, workbench, None).await?),
+        ("the Qdrant server for tests", with(plan, workbench, Some(&server.url())).await?),
     ];
     if let Some(url) = &plan.qdrant {
-        measured.push(("a real Qdrant server", with(plan, stage, Some(url)).await?));
+        measured.push(("a real Qdrant server", with(plan, workbench, Some(url)).await?));
     }
     Ok(section(&measured)?)
 }
 
-async fn with(plan: &Plan, stage: &Stage, qdrant: Option<&str>) -> anyhow::Result<Operations> {
-    let verify_rate = verify(plan, stage, qdrant).await?;
+async fn with(plan: &Plan, workbench: &Workbench, qdrant: Option<&str>) -> anyhow::Result<Operations> {
+    let verify_rate = verify(plan, workbench, qdrant).await?;
     let mut operations = Operations {
         verify_rate,
         searches: 0,
@@ -67,14 +67,14 @@ async fn with(plan: &Plan, stage: &Stage, qdrant: Option<&str>) -> anyhow::Resul
         repriced: 0,
         again: 0,
     };
-    reindex(plan, stage, qdrant, &mut operations).await?;
+    reindex(plan, workbench, qdrant, &mut operations).await?;
     Ok(operations)
 }
 
-async fn verify(plan: &Plan, stage: &Stage, qdrant: Option<&str>) -> anyhow::Result<f64> {
+async fn verify(plan: &Plan, workbench: &Workbench, qdrant: Option<&str>) -> anyhow::Result<f64> {
     const NAME: &str = "verify";
-    let url = stage.cluster.create_database(NAME).await?;
-    let client = stage.cluster.connect(NAME).await?;
+    let url = workbench.cluster.create_database(NAME).await?;
+    let client = workbench.cluster.connect(NAME).await?;
     let table = "CREATE TABLE books (id integer PRIMARY KEY, body text NOT NULL)";
     let rows =
         format!("INSERT INTO books SELECT i, 'a book about ' || md5(i::text) FROM generate_series(1, {VERIFIED}) i");
@@ -93,14 +93,19 @@ async fn verify(plan: &Plan, stage: &Stage, qdrant: Option<&str>) -> anyhow::Res
     walvec.stop().await?;
     client.execute("SELECT pg_drop_replication_slot('walvec')", &[]).await?;
     drop(client);
-    stage.cluster.drop_database(NAME).await?;
+    workbench.cluster.drop_database(NAME).await?;
     Ok(f64::from(VERIFIED) / seconds)
 }
 
-async fn reindex(plan: &Plan, stage: &Stage, qdrant: Option<&str>, operations: &mut Operations) -> anyhow::Result<()> {
+async fn reindex(
+    plan: &Plan,
+    workbench: &Workbench,
+    qdrant: Option<&str>,
+    operations: &mut Operations,
+) -> anyhow::Result<()> {
     const NAME: &str = "reindex";
-    let url = stage.cluster.create_database(NAME).await?;
-    let client = stage.cluster.connect(NAME).await?;
+    let url = workbench.cluster.create_database(NAME).await?;
+    let client = workbench.cluster.connect(NAME).await?;
     let table = "CREATE TABLE books (id integer PRIMARY KEY, body text NOT NULL, price integer NOT NULL DEFAULT 1)";
     client.batch_execute(table).await?;
     let insert = "INSERT INTO books SELECT i, body FROM unnest($1::text[]) WITH ORDINALITY AS t(body, i)";
@@ -135,7 +140,7 @@ async fn reindex(plan: &Plan, stage: &Stage, qdrant: Option<&str>, operations: &
     unchanged(plan, &client, &settings, directory.path(), operations).await?;
     client.execute("SELECT pg_drop_replication_slot('walvec')", &[]).await?;
     drop(client);
-    stage.cluster.drop_database(NAME).await?;
+    workbench.cluster.drop_database(NAME).await?;
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use walvec_sink::{CollectionSpec, Sink as _, Write};
 use walvec_test_qdrant::TestServer;
 
 use crate::Plan;
-use crate::child::{self, Reading};
+use crate::child::{self, ChildRun};
 use crate::stats::median;
 
 const POINTS: u64 = 20_000;
@@ -91,7 +91,7 @@ async fn with_python(python: &Path, url: &str) -> anyhow::Result<f64> {
 }
 
 /// Writes the points in a child process, and returns how long that took.
-pub(crate) async fn write(url: &str) -> anyhow::Result<Reading> {
+pub(crate) async fn write(url: &str) -> anyhow::Result<ChildRun> {
     const NAME: &str = "bench_walvec";
     let collection = collection(url, NAME)?;
     Remote::purge(Server::at(url), NAME).await?;
@@ -107,7 +107,7 @@ pub(crate) async fn write(url: &str) -> anyhow::Result<Reading> {
     ensure!(collection.count().await? == POINTS, "walvec has not written all points");
     Remote::purge(Server::at(url), NAME).await?;
     let peak_rss_bytes = child::peak_rss()?;
-    Ok(Reading { rows: POINTS, seconds, peak_rss_bytes })
+    Ok(ChildRun { rows: POINTS, seconds, peak_rss_bytes })
 }
 
 fn collection(url: &str, name: &str) -> anyhow::Result<Remote> {

@@ -10,7 +10,7 @@ use walvec_test_providers::{Fault, TestProvider};
 
 use crate::Plan;
 use crate::program::{Settings, Walvec};
-use crate::stage::Stage;
+use crate::workbench::Workbench;
 
 /// The number of rows. It is so large that the last requests count for little: when they have to wait, no others take
 /// their place.
@@ -43,15 +43,15 @@ struct AtALimit {
     lost: u64,
 }
 
-pub(crate) async fn measure(plan: &Plan, stage: &Stage) -> anyhow::Result<String> {
-    Ok(section(&[of(plan, stage, From::Snapshot).await?, of(plan, stage, From::Stream).await?])?)
+pub(crate) async fn measure(plan: &Plan, workbench: &Workbench) -> anyhow::Result<String> {
+    Ok(section(&[of(plan, workbench, From::Snapshot).await?, of(plan, workbench, From::Stream).await?])?)
 }
 
-async fn of(plan: &Plan, stage: &Stage, from: From) -> anyhow::Result<AtALimit> {
+async fn of(plan: &Plan, workbench: &Workbench, from: From) -> anyhow::Result<AtALimit> {
     const NAME: &str = "provider";
     let provider = TestProvider::start().await?;
-    let url = stage.cluster.create_database(NAME).await?;
-    let client = stage.cluster.connect(NAME).await?;
+    let url = workbench.cluster.create_database(NAME).await?;
+    let client = workbench.cluster.connect(NAME).await?;
     client.batch_execute("CREATE TABLE books (id integer PRIMARY KEY, body text NOT NULL)").await?;
     let insert =
         format!("INSERT INTO books SELECT i, 'a book about ' || md5(i::text) FROM generate_series(1, {ROWS}) i");
@@ -84,7 +84,7 @@ async fn of(plan: &Plan, stage: &Stage, from: From) -> anyhow::Result<AtALimit> 
     walvec.stop().await?;
     client.execute("SELECT pg_drop_replication_slot('walvec')", &[]).await?;
     drop(client);
-    stage.cluster.drop_database(NAME).await?;
+    workbench.cluster.drop_database(NAME).await?;
     ensure!(!asked.is_empty(), "the provider was never asked");
     #[expect(clippy::cast_precision_loss, reason = "a share of some thousand requests")]
     let refused = refused as f64 / asked.len() as f64;

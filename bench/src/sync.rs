@@ -14,8 +14,8 @@ use crate::Plan;
 use crate::embedding::{MODEL, texts};
 use crate::program::{POLL, Settings, Walvec};
 use crate::report::megabytes;
-use crate::stage::Stage;
 use crate::stats::{median, milliseconds, percentile};
+use crate::workbench::Workbench;
 
 const FLOOD: usize = 2_000;
 const SINGLES: usize = 200;
@@ -39,21 +39,21 @@ struct Sync {
 }
 
 /// Measures with the engine inside the program, and with a real Qdrant server if there is one.
-pub(crate) async fn measure(plan: &Plan, stage: &Stage) -> anyhow::Result<String> {
-    let mut text = section("the engine inside the program", &with(plan, stage, None).await?)?;
+pub(crate) async fn measure(plan: &Plan, workbench: &Workbench) -> anyhow::Result<String> {
+    let mut text = section("the engine inside the program", &with(plan, workbench, None).await?)?;
     if let Some(url) = &plan.qdrant {
-        text.push_str(&section("a real Qdrant server", &with(plan, stage, Some(url)).await?)?);
+        text.push_str(&section("a real Qdrant server", &with(plan, workbench, Some(url)).await?)?);
     }
     Ok(text)
 }
 
-async fn with(plan: &Plan, stage: &Stage, qdrant: Option<&str>) -> anyhow::Result<Sync> {
+async fn with(plan: &Plan, workbench: &Workbench, qdrant: Option<&str>) -> anyhow::Result<Sync> {
     let (mut rates, mut rss, mut latencies, mut queries) = (Vec::new(), 0, Vec::new(), Vec::new());
     let embedder = walvec_embed::open(MODEL, &plan.models()?, Options::default()).await?;
     for round in 0..plan.rounds {
         let name = format!("sync_{}_{round}", if qdrant.is_some() { "server" } else { "embedded" });
-        let url = stage.cluster.create_database(&name).await?;
-        let client = stage.cluster.connect(&name).await?;
+        let url = workbench.cluster.create_database(&name).await?;
+        let client = workbench.cluster.connect(&name).await?;
         client.batch_execute("CREATE TABLE books (id integer PRIMARY KEY, body text NOT NULL)").await?;
         let directory = tempfile::tempdir()?;
         let settings = Settings { qdrant, ..Settings::new(&url, "{{ body }}", MODEL) };

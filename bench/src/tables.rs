@@ -19,8 +19,8 @@ use walvec_test_qdrant::TestServer;
 use self::section::section;
 use crate::Plan;
 use crate::program::{Walvec, command};
-use crate::stage::Stage;
 use crate::stats::{milliseconds, percentile};
+use crate::workbench::Workbench;
 
 const NAME: &str = "tables";
 /// The role as which walvec connects, so that its statements can be distinguished from those of this program.
@@ -96,9 +96,9 @@ pub(crate) async fn measure(plan: &Plan) -> anyhow::Result<String> {
 
 async fn with(plan: &Plan, server: Option<&TestServer>) -> anyhow::Result<ManyTables> {
     let settings = [("shared_preload_libraries", "pg_stat_statements"), ("pg_stat_statements.track_utility", "on")];
-    let stage = Stage::start_with(&settings).await?;
-    let measured = Measurement::begin(plan, &stage, server).await?.run().await?;
-    stage.close().await?;
+    let workbench = Workbench::start_with(&settings).await?;
+    let measured = Measurement::begin(plan, &workbench, server).await?.run().await?;
+    workbench.close().await?;
     Ok(measured)
 }
 
@@ -112,11 +112,11 @@ struct Measurement<'a> {
 }
 
 impl<'a> Measurement<'a> {
-    async fn begin(plan: &'a Plan, stage: &'a Stage, server: Option<&'a TestServer>) -> anyhow::Result<Self> {
-        let url = stage.cluster.create_database(NAME).await?;
+    async fn begin(plan: &'a Plan, workbench: &'a Workbench, server: Option<&'a TestServer>) -> anyhow::Result<Self> {
+        let url = workbench.cluster.create_database(NAME).await?;
         let mut clients = Vec::new();
         for _ in 0..4 {
-            clients.push(stage.cluster.connect(NAME).await?);
+            clients.push(workbench.cluster.connect(NAME).await?);
         }
         let tables = format!(
             "CREATE EXTENSION pg_stat_statements; CREATE ROLE {ROLE} SUPERUSER LOGIN PASSWORD '{ROLE}';

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::Plan;
 use crate::program::{Settings, Walvec};
-use crate::stage::Stage;
+use crate::workbench::Workbench;
 
 /// How often the memory is read.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -21,16 +21,16 @@ pub(crate) struct Arguments {
 
 /// Prints a table: the engine inside the program, and a server, for which the program keeps nothing.
 pub(crate) async fn measure(Arguments { rows, plan }: &Arguments) -> anyhow::Result<()> {
-    let stage = Stage::start().await?;
+    let workbench = Workbench::start().await?;
     let server = walvec_test_qdrant::TestServer::start()?;
     println!("One transaction over {rows} short rows, hash/64\n");
     println!("| Points in | Statement | Seconds | Anonymous memory at most, MB |\n|---|---|---|---|");
     for (place, qdrant) in [("the engine inside the program", None), ("a Qdrant server", Some(server.url()))] {
-        for Measured { statement, seconds, peak } in transactions(plan, &stage, *rows, qdrant.as_deref()).await? {
+        for Measured { statement, seconds, peak } in transactions(plan, &workbench, *rows, qdrant.as_deref()).await? {
             println!("| {place} | {statement} | {seconds:.0} | {} |", peak / 1_000_000);
         }
     }
-    stage.close().await
+    workbench.close().await
 }
 
 struct Measured {
@@ -40,10 +40,15 @@ struct Measured {
     peak: u64,
 }
 
-async fn transactions(plan: &Plan, stage: &Stage, rows: u64, qdrant: Option<&str>) -> anyhow::Result<Vec<Measured>> {
+async fn transactions(
+    plan: &Plan,
+    workbench: &Workbench,
+    rows: u64,
+    qdrant: Option<&str>,
+) -> anyhow::Result<Vec<Measured>> {
     const NAME: &str = "transaction";
-    let url = stage.cluster.create_database(NAME).await?;
-    let client = stage.cluster.connect(NAME).await?;
+    let url = workbench.cluster.create_database(NAME).await?;
+    let client = workbench.cluster.connect(NAME).await?;
     client.batch_execute("CREATE TABLE books (id integer PRIMARY KEY, body text NOT NULL, n integer NOT NULL)").await?;
     let directory = tempfile::tempdir()?;
     let settings = Settings { qdrant, ..Settings::new(&url, "{{ body }}", "hash/64") };
@@ -71,6 +76,6 @@ async fn transactions(plan: &Plan, stage: &Stage, rows: u64, qdrant: Option<&str
     walvec.stop().await?;
     client.execute("SELECT pg_drop_replication_slot('walvec')", &[]).await?;
     drop(client);
-    stage.cluster.drop_database(NAME).await?;
+    workbench.cluster.drop_database(NAME).await?;
     Ok(measured)
 }

@@ -11,8 +11,8 @@ use walvec_test_qdrant::TestServer;
 use super::{POLL, ThroughBroker, books, kafka, remove, wait_for_points};
 use crate::Plan;
 use crate::program::{Settings, Walvec};
-use crate::stage::Stage;
 use crate::stats::milliseconds;
+use crate::workbench::Workbench;
 
 const SHARED: u64 = 40_000;
 
@@ -27,21 +27,21 @@ const KILL_EVERY: Duration = Duration::from_secs(10);
 /// Measures rows that are committed at once, indexed by one worker and by two that wait for their embedder.
 pub(super) async fn sharing(
     plan: &Plan,
-    stage: &Stage,
+    workbench: &Workbench,
     broker: &TestBroker,
     measured: &mut ThroughBroker,
 ) -> anyhow::Result<()> {
-    measured.one_worker = shared(plan, stage, broker, 1).await?;
-    measured.two_workers = shared(plan, stage, broker, 2).await?;
+    measured.one_worker = shared(plan, workbench, broker, 1).await?;
+    measured.two_workers = shared(plan, workbench, broker, 2).await?;
     Ok(())
 }
 
 /// Returns the rows per second of this many workers, from the commit until all points are stored. The commit comes when
 /// everything runs and each worker has its partitions.
 #[expect(clippy::cast_precision_loss, reason = "a rate")]
-async fn shared(plan: &Plan, stage: &Stage, broker: &TestBroker, workers: usize) -> anyhow::Result<f64> {
+async fn shared(plan: &Plan, workbench: &Workbench, broker: &TestBroker, workers: usize) -> anyhow::Result<f64> {
     let name = format!("broker_sharing_{workers}");
-    let (url, client) = books(stage, &name).await?;
+    let (url, client) = books(workbench, &name).await?;
     let (server, directory) = (TestServer::start()?, tempfile::tempdir()?);
     let qdrant = server.url();
     let settings = Settings {
@@ -67,7 +67,7 @@ async fn shared(plan: &Plan, stage: &Stage, broker: &TestBroker, workers: usize)
     for walvec in running.into_iter().chain([capture]) {
         walvec.stop().await?;
     }
-    remove(stage, &name, client).await?;
+    remove(workbench, &name, client).await?;
     Ok(rate)
 }
 
@@ -84,12 +84,12 @@ async fn share(workers: &[Walvec]) -> anyhow::Result<bool> {
 /// Runs two workers while rows change, and kills and restarts one of them every ten seconds.
 pub(super) async fn killing(
     plan: &Plan,
-    stage: &Stage,
+    workbench: &Workbench,
     broker: &TestBroker,
     measured: &mut ThroughBroker,
 ) -> anyhow::Result<()> {
     const NAME: &str = "broker_killing";
-    let (url, client) = books(stage, NAME).await?;
+    let (url, client) = books(workbench, NAME).await?;
     client
         .batch_execute("INSERT INTO books SELECT i, 'a book about ' || md5(i::text) FROM generate_series(1, 2000) i")
         .await?;
@@ -103,7 +103,7 @@ pub(super) async fn killing(
     let capture = Walvec::start_stage(plan, &settings, directory.path(), "capture", "1").await?;
     let steady = Walvec::start_stage(plan, &settings, directory.path(), "index", "steady").await?;
     let mut victim = Walvec::start_stage(plan, &settings, directory.path(), "index", "victim").await?;
-    let load = tokio::spawn(change(stage.cluster.connect(NAME).await?));
+    let load = tokio::spawn(change(workbench.cluster.connect(NAME).await?));
     let begun = Instant::now();
     let mut probe = 1_000_000;
     while begun.elapsed() < KILLING {
@@ -129,7 +129,7 @@ pub(super) async fn killing(
     for walvec in [victim, steady, capture] {
         walvec.stop().await?;
     }
-    remove(stage, NAME, client).await
+    remove(workbench, NAME, client).await
 }
 
 /// Inserts, updates and deletes rows and changes their keys, until the task is aborted.

@@ -15,7 +15,7 @@ use crate::account::Account;
 use crate::command::{command, output, run, words};
 use crate::guard::{AtEnd, Guard};
 use crate::layout::{Layout, SUPERUSER, check_major, is_running};
-use crate::{ClusterOptions, DataDir, Durability, Installation, ThrowawayError, Version, Volume, sql};
+use crate::{ClusterDir, ClusterOptions, Durability, Installation, ThrowawayError, Version, Volume, sql};
 
 /// How long a server may take to become ready, crash recovery included: far longer than a healthy one needs.
 const START_TIMEOUT_SECONDS: &str = "60";
@@ -61,13 +61,13 @@ impl Cluster {
         let account = Account::for_servers()?;
         let pg_ctl = options.installation.program("pg_ctl");
         let (layout, guard) = match &options.data_dir {
-            DataDir::Temporary => temporary(&pg_ctl, &account, options.durability)?,
-            DataDir::Copy { of, is_standby } => {
+            ClusterDir::Temporary => temporary(&pg_ctl, &account, options.durability)?,
+            ClusterDir::Copy { of, is_standby } => {
                 let (layout, guard) = temporary(&pg_ctl, &account, options.durability)?;
                 layout.copy(&Layout::new(of.clone()), &account, *is_standby).await?;
                 (layout, guard)
             }
-            DataDir::Kept(directory) => kept(directory, &options.installation, &account).await?,
+            ClusterDir::Kept(directory) => kept(directory, &options.installation, &account).await?,
         };
         if layout.made_by().is_none() {
             layout.initialise(&options.installation, &account, options.access, options.durability).await?;

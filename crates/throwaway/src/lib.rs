@@ -31,6 +31,6 @@ pub mod volume;
 pub use cluster::Cluster;
 pub use error::ThrowawayError;
 pub use installation::{Installation, SearchPlaces, Version};
-pub use options::{Access, ClusterOptions, DataDir, Durability};
+pub use options::{Access, ClusterDir, ClusterOptions, Durability};
 pub use packaged::PackagedServer;
 pub use volume::Volume;

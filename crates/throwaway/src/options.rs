@@ -10,7 +10,7 @@ pub struct ClusterOptions {
     /// The server to use.
     pub installation: Installation,
     /// The place of its files.
-    pub data_dir: DataDir,
+    pub data_dir: ClusterDir,
     /// The port on 127.0.0.1; 0 takes a free one.
     pub port: u16,
     /// The users who may connect.
@@ -27,7 +27,7 @@ impl ClusterOptions {
     pub const fn new(installation: Installation) -> Self {
         Self {
             installation,
-            data_dir: DataDir::Temporary,
+            data_dir: ClusterDir::Temporary,
             port: 0,
             access: Access::Password,
             durability: Durability::Durable,
@@ -38,7 +38,7 @@ impl ClusterOptions {
 
 /// The place of a cluster's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DataDir {
+pub enum ClusterDir {
     /// In the system's directory for temporary files, or in memory if the cluster is [volatile](Durability::Volatile) and enough memory is free;
     /// removed when the cluster ends.
     Temporary,

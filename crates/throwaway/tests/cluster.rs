@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use walvec_throwaway::{Access, Cluster, ClusterOptions, DataDir, Durability, Installation, SearchPlaces};
+use walvec_throwaway::{Access, Cluster, ClusterDir, ClusterOptions, Durability, Installation, SearchPlaces};
 
 fn options() -> ClusterOptions {
     let installation = Installation::find(&SearchPlaces::from_env()).unwrap();
@@ -146,7 +146,7 @@ async fn a_database_goes_with_its_slots_and_sessions() {
 #[tokio::test]
 async fn a_kept_cluster_is_started_again_with_its_rows_and_its_password() {
     let place = place();
-    let kept = || ClusterOptions { data_dir: DataDir::Kept(place.directory.clone()), ..options() };
+    let kept = || ClusterOptions { data_dir: ClusterDir::Kept(place.directory.clone()), ..options() };
     let cluster = Cluster::start(kept()).await.unwrap();
     let password_of = |cluster: &Cluster| cluster.url("").split('@').next().unwrap().to_owned();
     let first = password_of(&cluster);
@@ -170,7 +170,7 @@ async fn a_directory_with_other_things_in_it_is_left_alone() {
     let place = place();
     std::fs::create_dir(&place.directory).unwrap();
     std::fs::write(place.directory.join("thesis.txt"), "all my work").unwrap();
-    let options = ClusterOptions { data_dir: DataDir::Kept(place.directory.clone()), ..options() };
+    let options = ClusterOptions { data_dir: ClusterDir::Kept(place.directory.clone()), ..options() };
     let error = Cluster::start(options).await.unwrap_err().to_string();
     assert!(error.contains("is not empty and holds no cluster made by walvec"), "{error}");
     let entries: Vec<_> =
@@ -183,7 +183,7 @@ async fn a_cluster_of_another_major_version_is_refused_by_name() {
     let place = place();
     std::fs::create_dir_all(place.directory.join("data")).unwrap();
     std::fs::write(place.directory.join("data/PG_VERSION"), "9\n").unwrap();
-    let options = ClusterOptions { data_dir: DataDir::Kept(place.directory.clone()), ..options() };
+    let options = ClusterOptions { data_dir: ClusterDir::Kept(place.directory.clone()), ..options() };
     let error = Cluster::start(options).await.unwrap_err().to_string();
     assert!(error.contains("was made by PostgreSQL 9, the server here is"), "{error}");
 }

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use walvec_model::Lsn;
 use walvec_test_program::wait::Pauses;
 use walvec_test_program::{CONFIGURATION, Start, Walvec, wal_position};
-use walvec_throwaway::{Cluster, DataDir};
+use walvec_throwaway::{Cluster, ClusterDir};
 
 use crate::{Server, Settings};
 
@@ -58,7 +58,7 @@ impl TestContext {
     /// If the files cannot be copied, or a server does not start.
     pub async fn copy_cluster(&self, is_standby: bool, settings: &[(&str, &str)]) -> Result<Cluster> {
         self.cluster.stop_fast().await?;
-        let data_dir = DataDir::Copy { of: self.cluster.directory().to_owned(), is_standby };
+        let data_dir = ClusterDir::Copy { of: self.cluster.directory().to_owned(), is_standby };
         let copy = self.server.cluster_in(data_dir, settings).await;
         self.cluster.start_again().await?;
         copy

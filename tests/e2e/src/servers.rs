@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio::sync::OnceCell;
-use walvec_throwaway::{Cluster, ClusterOptions, DataDir, Durability, Installation, SearchPlaces, Version};
+use walvec_throwaway::{Cluster, ClusterDir, ClusterOptions, Durability, Installation, SearchPlaces, Version};
 
 /// The newest major version that `make test` fetches.
 const NEWEST: &str = "18";
@@ -42,11 +42,11 @@ impl Server {
 
     /// Starts a cluster for one test alone.
     pub(crate) async fn own_cluster(&self, settings: &[(&str, &str)]) -> Result<Cluster> {
-        self.cluster_in(DataDir::Temporary, settings).await
+        self.cluster_in(ClusterDir::Temporary, settings).await
     }
 
     /// Starts a cluster for one test alone, with its files in a given directory.
-    pub(crate) async fn cluster_in(&self, data_dir: DataDir, settings: &[(&str, &str)]) -> Result<Cluster> {
+    pub(crate) async fn cluster_in(&self, data_dir: ClusterDir, settings: &[(&str, &str)]) -> Result<Cluster> {
         let settings = settings.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
         let options = ClusterOptions::new(self.installation.clone());
         Ok(Cluster::start(ClusterOptions { data_dir, durability: Durability::Volatile, settings, ..options }).await?)

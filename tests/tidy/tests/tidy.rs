@@ -20,10 +20,9 @@ const LONGER: &[(&str, usize)] = &[];
 
 /// Names of types that more than one thing has, with the reason. One that names a single thing goes from this list.
 const SHARED: &[(&str, &str)] = &[
-    ("DataDir", "not yet renamed"),
     ("Known", "not yet renamed"),
-    ("OnGap", "not yet renamed"),
-    ("OnLong", "not yet renamed"),
+    ("OnGap", "a setting, and the value of the pipeline that it becomes: stages do not know the configuration"),
+    ("OnLong", "a setting, and the value of the pipeline that it becomes: stages do not know the configuration"),
     ("ReadAgain", "not yet renamed"),
     ("Reading", "not yet renamed"),
     ("Reads", "not yet renamed"),
@@ -32,7 +31,6 @@ const SHARED: &[(&str, &str)] = &[
     ("Session", "not yet renamed"),
     ("Slot", "not yet renamed"),
     ("Stage", "not yet renamed"),
-    ("Subject", "not yet renamed"),
     ("TableFacts", "not yet renamed"),
     ("Tables", "not yet renamed"),
     ("Version", "not yet renamed"),

@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use walvec_pipeline::observe::status::Phase;
 use walvec_sink::qdrant;
-use walvec_throwaway::{Cluster, ClusterOptions, DataDir, Installation, SearchPlaces, ThrowawayError};
+use walvec_throwaway::{Cluster, ClusterDir, ClusterOptions, Installation, SearchPlaces, ThrowawayError};
 
 use super::output::Screen;
 use super::{Failure, hits, output, run};
@@ -90,7 +90,7 @@ async fn start_postgres(args: &DemoArgs, narrator: &Narrator) -> Result<Cluster,
     let mut options = ClusterOptions::new(installation);
     options.settings.push(("max_slot_wal_keep_size".to_owned(), "1GB".to_owned()));
     if let Some(directory) = &args.keep {
-        options.data_dir = DataDir::Kept(directory.join("postgres"));
+        options.data_dir = ClusterDir::Kept(directory.join("postgres"));
     }
     Cluster::start(options).await.map_err(throwaway)
 }

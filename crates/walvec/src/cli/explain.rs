@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::output::{self, Screen};
-use crate::codes::{self, Code, SUBJECTS, Subject};
+use crate::codes::{self, Code, CodeSubject, SUBJECTS};
 
 /// Say what an error code means, what is at risk, and what to type.
 ///
@@ -44,7 +44,7 @@ fn unknown(typed: &str) -> Failure {
 fn list(screen: Screen) -> String {
     let widest = codes::all().map(|(_, code)| code.name.len()).max().unwrap_or_default();
     let line = |code: &Code| format!("  {:widest$}  {}", code.name, code.brief());
-    let of = |Subject { title, codes, .. }: &Subject| {
+    let of = |CodeSubject { title, codes, .. }: &CodeSubject| {
         let lines: Vec<String> = codes.iter().map(line).collect();
         format!("{}\n{}", screen.bold(title), lines.join("\n"))
     };
@@ -53,7 +53,7 @@ fn list(screen: Screen) -> String {
 }
 
 /// Prints one code. The lines are not wrapped, so that commands can be copied.
-fn entry(subject: &Subject, Code { name, meaning, risk, remedy, see }: &Code) -> String {
+fn entry(subject: &CodeSubject, Code { name, meaning, risk, remedy, see }: &Code) -> String {
     let mut text = format!("{name}\nmeans: {meaning}\n risk: {risk}\n help: {remedy}");
     if let Some(intro) = subject.intro {
         text.push_str(&format!("\n note: {intro}"));
@@ -67,7 +67,7 @@ fn all_as_json() -> Value {
     json!({"codes": codes::all().map(|(subject, code)| to_json(subject, code)).collect::<Vec<_>>()})
 }
 
-fn to_json(subject: &Subject, Code { name, meaning, risk, remedy, see }: &Code) -> Value {
+fn to_json(subject: &CodeSubject, Code { name, meaning, risk, remedy, see }: &Code) -> Value {
     json!({"code": name, "subject": subject.title, "meaning": meaning, "risk": risk, "remedy": remedy, "see": see})
 }
 

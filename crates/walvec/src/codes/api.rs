@@ -1,8 +1,8 @@
 //! Codes of what a command asks a running walvec.
 
-use super::{Code, Subject, UNTOUCHED};
+use super::{Code, CodeSubject, UNTOUCHED};
 
-pub(super) static SUBJECT: Subject = Subject {
+pub(super) static SUBJECT: CodeSubject = CodeSubject {
     title: "The running walvec and its API",
     intro: None,
     codes: &[

@@ -1,8 +1,8 @@
 //! Codes of the broker.
 
-use super::{Code, Subject, UNTOUCHED};
+use super::{Code, CodeSubject, UNTOUCHED};
 
-pub(super) static SUBJECT: Subject = Subject {
+pub(super) static SUBJECT: CodeSubject = CodeSubject {
     title: "Broker",
     intro: Some(
         "Behind a broker a walvec is a stage: `capture` writes changes to topics, workers read them. A parked row or \

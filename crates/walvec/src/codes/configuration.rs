@@ -1,8 +1,8 @@
 //! Codes of the configuration and of commands.
 
-use super::{Code, Subject, UNTOUCHED};
+use super::{Code, CodeSubject, UNTOUCHED};
 
-pub(super) static SUBJECT: Subject = Subject {
+pub(super) static SUBJECT: CodeSubject = CodeSubject {
     title: "Configuration and commands",
     intro: None,
     codes: &[

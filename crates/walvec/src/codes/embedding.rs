@@ -1,12 +1,12 @@
 //! Codes of models and providers.
 
-use super::{Code, Subject};
+use super::{Code, CodeSubject};
 
 /// The risk of a provider that can embed no text.
 const KEPT_NO_ROW: &str = "Nothing is lost, and no row is parked. walvec stops, and the points stay as they were. \
                            PostgreSQL keeps the log for the slot, up to `max_slot_wal_keep_size`.";
 
-pub(super) static SUBJECT: Subject = Subject {
+pub(super) static SUBJECT: CodeSubject = CodeSubject {
     title: "Embedding",
     intro: None,
     codes: &[

@@ -1,12 +1,12 @@
 //! Codes of gaps: changes that the stream can no longer bring.
 
-use super::{Code, Subject};
+use super::{Code, CodeSubject};
 
 /// The remedy of a gap that only reading the tables again closes.
 const BY_ITSELF: &str = "By default nothing: walvec reads the tables again by itself, and embeds only texts that \
                          have changed. With `source.on_gap: stop`: `walvec resync`, then `walvec run`.";
 
-pub(super) static SUBJECT: Subject = Subject {
+pub(super) static SUBJECT: CodeSubject = CodeSubject {
     title: "Changes that are gone",
     intro: Some(
         "The stream can no longer prove that it brings every change. walvec never goes on over such a gap. By \

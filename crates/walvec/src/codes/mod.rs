@@ -37,7 +37,7 @@ pub(crate) struct Code {
 
 /// The codes of one subject.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Subject {
+pub(crate) struct CodeSubject {
     /// The heading of the subject.
     pub(crate) title: &'static str,
     /// What holds for all of its codes.
@@ -47,7 +47,7 @@ pub(crate) struct Subject {
 }
 
 /// All codes.
-pub(crate) static SUBJECTS: [&Subject; 8] = [
+pub(crate) static SUBJECTS: [&CodeSubject; 8] = [
     &configuration::SUBJECT,
     &postgresql::SUBJECT,
     &gaps::SUBJECT,
@@ -72,12 +72,12 @@ impl Code {
 }
 
 /// Returns all codes, each with its subject.
-pub(crate) fn all() -> impl Iterator<Item = (&'static Subject, &'static Code)> {
+pub(crate) fn all() -> impl Iterator<Item = (&'static CodeSubject, &'static Code)> {
     SUBJECTS.iter().flat_map(|subject| subject.codes.iter().map(move |code| (*subject, code)))
 }
 
 /// Finds the code that was typed, in capitals or not, with `E_` or without.
-pub(crate) fn find(typed: &str) -> Option<(&'static Subject, &'static Code)> {
+pub(crate) fn find(typed: &str) -> Option<(&'static CodeSubject, &'static Code)> {
     let wanted = bare(typed);
     all().find(|(_, code)| bare(code.name) == wanted)
 }

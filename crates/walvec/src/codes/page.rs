@@ -1,6 +1,6 @@
 //! The table of codes as docs/errors.md.
 
-use super::{Code, SUBJECTS, Subject};
+use super::{Code, CodeSubject, SUBJECTS};
 
 /// The text before the codes.
 const HEAD: &str = "\
@@ -22,13 +22,13 @@ pub(super) fn page() -> String {
 }
 
 /// Returns a subject's entry in the list of contents.
-fn listed(Subject { title, codes, .. }: &Subject) -> String {
+fn listed(CodeSubject { title, codes, .. }: &CodeSubject) -> String {
     let links: Vec<String> = codes.iter().map(|code| link(code.name, &format!("#{}", anchor(code.name)))).collect();
     format!("- {}: {}", link(title, &format!("#{}", anchor(title))), links.join(", "))
 }
 
 /// Returns the section of a subject.
-fn section(Subject { title, intro, codes }: &Subject) -> String {
+fn section(CodeSubject { title, intro, codes }: &CodeSubject) -> String {
     let head = [Some(format!("## {title}")), intro.map(str::to_owned)];
     let parts: Vec<String> = head.into_iter().flatten().chain(codes.iter().map(entry)).collect();
     parts.join("\n\n")

@@ -1,12 +1,12 @@
 //! Codes of PostgreSQL.
 
-use super::{Code, Subject};
+use super::{Code, CodeSubject};
 
 /// The risk of a problem that walvec waits for, or stops at, without a loss.
 const KEPT: &str = "Nothing is lost. PostgreSQL keeps the log for the slot, up to `max_slot_wal_keep_size`, and the \
                     points stay as they were until walvec goes on.";
 
-pub(super) static SUBJECT: Subject = Subject {
+pub(super) static SUBJECT: CodeSubject = CodeSubject {
     title: "PostgreSQL",
     intro: None,
     codes: &[

@@ -1,8 +1,8 @@
 //! Codes of Qdrant and of the data directory.
 
-use super::{Code, Subject, UNTOUCHED};
+use super::{Code, CodeSubject, UNTOUCHED};
 
-pub(super) static SUBJECT: Subject = Subject {
+pub(super) static SUBJECT: CodeSubject = CodeSubject {
     title: "Qdrant and the data directory",
     intro: None,
     codes: &[

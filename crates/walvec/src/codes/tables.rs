@@ -1,8 +1,8 @@
 //! Codes of tables and of single rows.
 
-use super::{Code, Subject};
+use super::{Code, CodeSubject};
 
-pub(super) static SUBJECT: Subject = Subject {
+pub(super) static SUBJECT: CodeSubject = CodeSubject {
     title: "Tables and rows",
     intro: Some(
         "A table that was followed and cannot be any more stops alone, and its points stay as they were; `walvec \

@@ -14,12 +14,12 @@ pub(crate) const PUBLICATION: &str = "bench";
 pub(crate) const TABLE: &str = "bench";
 
 /// A server to measure against, configured as in production: durable, with room for a large backlog.
-pub(crate) struct Stage {
+pub(crate) struct Workbench {
     pub(crate) cluster: Cluster,
     bin: PathBuf,
 }
 
-impl Stage {
+impl Workbench {
     pub(crate) async fn start() -> anyhow::Result<Self> {
         Self::start_with(&[]).await
     }
@@ -52,13 +52,13 @@ impl Stage {
              CREATE PUBLICATION {PUBLICATION} FOR TABLE {TABLE} WITH (publish_via_partition_root = true)"
         );
         client.batch_execute(&create).await?;
-        Ok(Database { stage: self, name: name.to_owned(), url, client })
+        Ok(Database { workbench: self, name: name.to_owned(), url, client })
     }
 }
 
 /// One database of the server.
 pub(crate) struct Database<'a> {
-    stage: &'a Stage,
+    workbench: &'a Workbench,
     name: String,
     pub(crate) url: String,
     pub(crate) client: Client,
@@ -95,13 +95,13 @@ impl Database<'_> {
                      WHERE database = current_database() AND NOT active";
         self.client.query(slots, &[]).await?;
         drop(self.client);
-        Ok(self.stage.cluster.drop_database(&self.name).await?)
+        Ok(self.workbench.cluster.drop_database(&self.name).await?)
     }
 
     /// Returns how long one of PostgreSQL's own programs takes; its output is discarded.
     pub(crate) async fn time(&self, program: &str, arguments: &[&str]) -> anyhow::Result<Duration> {
         let began = Instant::now();
-        let status = tokio::process::Command::new(self.stage.bin.join(program))
+        let status = tokio::process::Command::new(self.workbench.bin.join(program))
             .arg(format!("--dbname={}", self.url))
             .args(arguments)
             .stdin(Stdio::null())
