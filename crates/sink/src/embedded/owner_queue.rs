@@ -63,12 +63,52 @@ impl<T: Send + 'static> OwnerQueue<T> {
         }
     }
 
-    /// Waits until the queue is empty and no thread holds the owner for a job.
+    /// Returns what threads without a job say before they hold the owner.
+    pub(super) fn holders(&self) -> Holders<T> {
+        Holders(Arc::clone(&self.shared))
+    }
+
+    /// Waits until the queue is empty and no thread holds the owner.
     pub(super) fn wait(&self) {
         let mut queue = self.shared.queue();
         while queue.attendants > 0 {
             queue = self.shared.gone.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+/// Counts the threads that hold the owner for something else than a job.
+pub(super) struct Holders<T>(Arc<SharedQueue<T>>);
+
+impl<T> Holders<T> {
+    /// Lets [`OwnerQueue::wait`] wait until the answer is dropped.
+    pub(super) fn hold(&self) -> Hold<T> {
+        self.0.queue().attendants += 1;
+        Hold(Arc::clone(&self.0))
+    }
+}
+
+impl<T> Clone for Holders<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> std::fmt::Debug for Holders<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Holders").finish_non_exhaustive()
+    }
+}
+
+/// A thread that holds the owner.
+pub(super) struct Hold<T>(Arc<SharedQueue<T>>);
+
+impl<T> Drop for Hold<T> {
+    fn drop(&mut self) {
+        let mut queue = self.0.queue();
+        debug_assert!(queue.attendants > 0, "each holder is counted");
+        queue.attendants -= 1;
+        self.0.gone.notify_all();
     }
 }
 
@@ -114,5 +154,26 @@ impl<T> Drop for Attendant<T> {
         debug_assert!(queue.attendants > 0, "each attendant is counted");
         queue.attendants -= 1;
         self.shared.gone.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_waits_for_a_thread_that_holds_the_owner_without_a_job() {
+        let queue: OwnerQueue<()> = OwnerQueue::default();
+        let hold = queue.holders().hold();
+        let (waits, waited) = std::sync::mpsc::sync_channel(1);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                queue.wait();
+                waits.send(()).unwrap();
+            });
+            assert!(waited.try_recv().is_err());
+            drop(hold);
+            waited.recv().unwrap();
+        });
     }
 }

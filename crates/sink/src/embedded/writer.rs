@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::owner_queue::OwnerQueue;
+use super::owner_queue::{Holders, OwnerQueue};
 use super::paths::io_error;
 use super::steps::{self, EngineStep};
 use super::store::{EngineStore, SEGMENT_POINTS, UNINDEXED_POINTS};
@@ -59,6 +59,8 @@ impl CollectionWriter {
         // If the number is not known, the first `optimize` builds.
         let unindexed = store.indexed().map_or(u64::MAX, |(points, indexed)| points - indexed);
         let leaving = Arc::new(AtomicBool::new(false));
+        let queue = OwnerQueue::default();
+        let holders = queue.holders();
         let owner = Arc::new_cyclic(|this: &Weak<Mutex<CollectionOwner>>| {
             let relieved = this.clone();
             let relief = move || relieved.upgrade().iter().for_each(|owner| locked(owner).relieve());
@@ -68,6 +70,7 @@ impl CollectionWriter {
             Mutex::new(CollectionOwner {
                 store,
                 this,
+                holders,
                 leaving,
                 suspect,
                 is_closed,
@@ -77,7 +80,7 @@ impl CollectionWriter {
                 build: None,
             })
         });
-        Self { owner, queue: OwnerQueue::default(), leaving }
+        Self { owner, queue, leaving }
     }
 
     /// Makes a change, durably, and returns how many points a sweep removed.
@@ -132,6 +135,7 @@ fn locked(owner: &Mutex<CollectionOwner>) -> MutexGuard<'_, CollectionOwner> {
 struct CollectionOwner {
     store: Arc<EngineStore>,
     this: Weak<Mutex<CollectionOwner>>,
+    holders: Holders<CollectionOwner>,
     leaving: Arc<AtomicBool>,
     /// Whether the engine failed, so that what it holds in memory may differ from what it will write.
     suspect: bool,
@@ -297,9 +301,12 @@ impl CollectionOwner {
         self.store.begin_build()?;
         let (tell, outcome) = mpsc::sync_channel(1);
         let (store, this, number) = (Arc::clone(&self.store), self.this.clone(), self.builds + 1);
+        let holders = self.holders.clone();
         let build = move || {
             let built = store.build_indexes(enough);
             drop(store);
+            // `close` learns of the outcome at once, while this thread may still hold the owner, and with it the lock.
+            let _hold = holders.hold();
             // If the receiver is gone, the next opening repairs what is left to do.
             tell.send(built).ok();
             if let Some(owner) = this.upgrade() {
