@@ -4,7 +4,7 @@ use walvec_model::{Column, Op, Table};
 
 use super::*;
 use crate::testing::collection::collection;
-use crate::testing::rows::{delete, insert, key, row, table, table_named, update};
+use crate::testing::rows::{delete, insert, key, table, table_named, update};
 use crate::testing::{CollectionOptions, TestEmbedder, TestShared, TestSink};
 
 /// Returns collections of these tables. The second one of a table only stores titles.
