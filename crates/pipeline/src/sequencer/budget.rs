@@ -26,6 +26,11 @@ pub(super) struct InFlightBudget {
 }
 
 impl InFlightBudget {
+    /// Returns whether nothing is in flight.
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.texts == 0
+    }
+
     /// Returns whether another batch may begin. The line asks this about all writers after each step, and few of them
     /// are busy; hence the lazy `embedder`.
     pub(super) fn has_room<'e>(&self, embedder: impl FnOnce() -> &'e dyn Embedder) -> bool {
@@ -50,6 +55,8 @@ impl InFlightBudget {
 
     /// Notes that `texts` texts of these rows are durable.
     pub(super) fn written(&mut self, keys: &[RowKey], texts: usize) {
+        debug_assert!(keys.iter().all(|key| self.keys.contains(key)), "only rows in flight become durable");
+        debug_assert!(texts <= self.texts, "only texts in flight become durable: {texts} of {}", self.texts);
         for key in keys {
             self.keys.remove(key);
         }

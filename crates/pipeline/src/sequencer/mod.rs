@@ -243,6 +243,7 @@ impl<N: Completion> Sequencer<N> {
         self.bytes += ticket.bytes;
         if let Some(batch) = self.batch(ticket.batch) {
             batch.asked += 1;
+            debug_assert!(batch.asked <= batch.parts, "each part is embedded once");
         }
         let embedded = writers[ticket.writer].embed(part, self.given_up.clone()).instrument(span.clone());
         self.asked.spawn(async move { EmbeddedPart { ticket, part: embedded.await } });
@@ -277,6 +278,7 @@ impl<N: Completion> Sequencer<N> {
         let mut next = Some(first);
         while let Some(EmbeddedPart { ticket, part }) = next {
             if let Some(batch) = self.batch(ticket.batch) {
+                debug_assert!(batch.asked > 0, "only a part that is being embedded gets vectors");
                 batch.asked -= 1;
                 batch.has_failed |= part.is_err();
             }
@@ -308,9 +310,11 @@ impl<N: Completion> Sequencer<N> {
     }
 
     fn written(&mut self, PartTicket { batch, writer, keys, texts, bytes }: PartTicket) {
+        debug_assert!(bytes <= self.bytes, "a part leaves the bytes that it took: {bytes} of {}", self.bytes);
         self.loads[writer].written(&keys, texts);
         self.bytes -= bytes;
         if let Some(batch) = self.batch(batch) {
+            debug_assert!(batch.parts > batch.asked, "a durable part is not being embedded");
             batch.parts -= 1;
         }
     }
@@ -321,9 +325,12 @@ impl<N: Completion> Sequencer<N> {
 
     fn pop_completed(&mut self) {
         while let Some(oldest) = self.batches.pop_front_if(|batch| batch.is_whole && batch.parts == 0) {
+            debug_assert!(oldest.asked == 0 && !oldest.has_failed, "a batch is durable as a whole");
             self.first += 1;
             self.durable.extend(oldest.notes);
         }
+        debug_assert!(!self.is_empty() || self.bytes == 0, "{} bytes are in flight without a batch", self.bytes);
+        debug_assert!(!self.is_empty() || self.loads.iter().all(InFlightBudget::is_empty), "rows without a batch");
     }
 
     /// Waits for the next part that has its vectors and writes it. Returns false if nothing is being embedded.

@@ -7,8 +7,6 @@
 //! - [`letters`]: where dead letters are stored
 //! - [`collection`]: a collection with its writer, and what writers share
 
-#![allow(dead_code, unused_imports, reason = "the tests that use all of this come one file at a time")]
-
 pub(crate) mod collection;
 pub(crate) mod embedder;
 pub(crate) mod letters;

@@ -115,11 +115,6 @@ impl TestSink {
         self.0.refused.lock().unwrap().insert(id);
     }
 
-    /// Accepts writes of every point again.
-    pub(crate) fn refuse_none(&self) {
-        self.0.refused.lock().unwrap().clear();
-    }
-
     /// Lets calls of this kind wait until they are released.
     pub(crate) fn hold(&self, call: SinkCall) {
         self.0.held.send_if_modified(|held| held.insert(call));

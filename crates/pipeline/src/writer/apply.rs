@@ -67,6 +67,7 @@ impl Writer {
         mut part: EmbedJob,
         given_up: &CancellationToken,
     ) -> Result<(), PipelineError> {
+        debug_assert!(part.has_its_vectors(), "a part is embedded before it is written");
         let versions: Vec<(RowKey, Position)> = part.rows.iter().map(|row| (row.key.clone(), row.position)).collect();
         for step in [WriteStep::Announce, WriteStep::Further, WriteStep::First] {
             self.take_step(&mut part, step, given_up).await?;

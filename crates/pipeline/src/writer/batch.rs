@@ -80,3 +80,6 @@ pub(crate) struct RowFailure {
     pub(crate) code: &'static str,
     pub(crate) reason: String,
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use walvec_model::{Cell, Generation, PointId, Position, Row, RowKey, StoredPoint, Table, Value, weight};
+use walvec_model::{Cell, PointId, Position, Row, RowKey, StoredPoint, Table, Value, weight};
 use walvec_transform::Completed;
 
 use super::Writer;
@@ -75,7 +75,6 @@ impl Writer {
         source: &dyn RowSource,
         entries: Vec<(RowKey, FinalRow)>,
         known: &Known,
-        generation: Generation,
         work: &mut Work,
     ) -> Result<Vec<CompleteRow>, PipelineError> {
         let transform = &self.collection.transform;
@@ -87,7 +86,7 @@ impl Writer {
                 continue;
             };
             let id = self.id(&table, &key);
-            let base = known.base(&base, id, &key, generation).filter(|_| transform.may_be_stored(&table, &row));
+            let base = known.base(&base, id, &key).filter(|_| transform.may_be_stored(&table, &row));
             let incomplete = IncompleteRow { key, table, row, position };
             match base {
                 Some(_) => stored.push((id, incomplete)),

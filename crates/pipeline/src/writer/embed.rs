@@ -70,6 +70,14 @@ impl EmbedJob {
         self.rows.iter().map(|row| &row.key).chain(self.failed.iter().map(|failure| &failure.key))
     }
 
+    /// Returns whether each document has a vector, here or in its stored point.
+    pub(super) fn has_its_vectors(&self) -> bool {
+        let mut all = self.rows.iter().flat_map(|row| &row.documents);
+        all.all(|(versioned, origin)| {
+            *origin == VectorSource::Kept || self.vectors.contains_key(&versioned.document.id)
+        })
+    }
+
     /// Returns how many vectors have to be computed for it.
     pub(crate) fn texts(&self) -> usize {
         self.rows.iter().map(RowPlan::texts).sum()
@@ -107,6 +115,7 @@ pub(super) fn parts(
             texts = 0;
         }
     }
+    debug_assert!(moved.is_empty(), "each vector that was read belongs to a row");
     for failure in failed {
         let has_row = |part: &&mut EmbedJob| part.rows.iter().any(|row| row.key == failure.key);
         parts.iter_mut().find(has_row).unwrap_or(&mut part).failed.push(failure);

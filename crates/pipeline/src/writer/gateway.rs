@@ -69,6 +69,7 @@ impl Writer {
             let (count, some) = self
                 .on_sink(|sink, _| {
                     let count = sink.ids_per_read().min(rest.len());
+                    debug_assert!(count > 0, "a read names a point, or this would never end");
                     let answer = read(sink, &rest[..count]);
                     async move { Ok((count, answer.await?)) }
                 })

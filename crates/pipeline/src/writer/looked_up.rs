@@ -52,3 +52,6 @@ impl Wanted {
         self.numbers.into_iter().map(|number| Arc::clone(number.map_or(&nothing, |number| &values[number]))).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

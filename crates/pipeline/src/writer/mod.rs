@@ -165,3 +165,6 @@ impl Writer {
         self.shared.telemetry.collection(self.index, |status| status.snapshot_rows_copied += rows as u64);
     }
 }
+
+#[cfg(test)]
+mod tests;

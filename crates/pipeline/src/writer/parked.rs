@@ -83,6 +83,7 @@ impl ParkedRows {
 
     /// Shows the dead letters in the status of the collection.
     pub(crate) fn show_in(&self, status: &mut CollectionStatus) {
+        debug_assert!(self.dropped.iter().all(|key| self.versions.contains_key(key)), "a dropped row is parked");
         status.dead_letters = (self.versions.len() - self.dropped.len()) as u64;
         status.latest_dead_letters.clone_from(&self.latest);
     }

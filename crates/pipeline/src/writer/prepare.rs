@@ -59,6 +59,16 @@ pub(super) enum VectorSource {
     New,
 }
 
+/// Returns whether every document of a row is stored with the text that it should have.
+fn is_shown(target: &RowPlan, known: &Known) -> bool {
+    let is_kept = |(_, origin): &(Versioned, VectorSource)| *origin == VectorSource::Kept;
+    let chunks = u32::try_from(target.documents.len()).unwrap_or(u32::MAX);
+    known.is_complete(target.first)
+        && !known.parked.contains(&target.key)
+        && target.stored == chunks
+        && target.documents.iter().all(is_kept)
+}
+
 impl Writer {
     /// Finds out what the rows of a batch need, and divides them into parts that are embedded and written separately.
     /// No other batch with one of these keys may be prepared until they are written. All rows are in memory at the same
@@ -66,32 +76,32 @@ impl Writer {
     pub(crate) async fn parts_of(&self, source: &dyn RowSource, batch: Batch) -> Result<Vec<EmbedJob>, PipelineError> {
         let mut early = self.embed_early(&batch);
         let Batch { entries, purpose, context, failed, .. } = batch;
-        let known = self.known(&entries, purpose).await?;
+        let mut known = self.known(&entries, purpose, context.generation).await?;
         let mut doubted = self.late.of_rows(entries.iter().map(|(key, _)| key));
         if purpose == Purpose::Repair {
             for (key, last) in &entries {
                 doubted.entry(key.clone()).or_default().extend(self.stored_ids(&last.table, key, &known));
             }
         }
-        let known = Known { doubted, ..known };
+        known.doubted = doubted;
         let is_news = |key: &RowKey, last: &FinalRow| {
-            let (id, generation) = (self.id(&last.table, key), context.generation);
+            let id = self.id(&last.table, key);
             match purpose {
-                Purpose::Change => !known.is_current(id, key, last.position, generation),
-                Purpose::Reread => !known.is_newer(id, key, last.position, generation),
+                Purpose::Change => !known.is_current(id, key, last.position),
+                Purpose::Reread => !known.is_newer(id, key, last.position),
                 Purpose::Refresh | Purpose::Repair => true,
             }
         };
         let fresh: Vec<_> = entries.into_iter().filter(|(key, last)| is_news(key, last)).collect();
         let mut work = Work { rows: Vec::with_capacity(fresh.len()), failed };
-        let rows = self.complete(source, fresh, &known, context.generation, &mut work).await?;
+        let rows = self.complete(source, fresh, &known, &mut work).await?;
         let (rows, looked_up) = self.look_up(source, rows, &mut work).await?;
         let (count, bytes) = (rows.len(), rows.iter().map(CompleteRow::weight).sum::<usize>());
         let bytes = bytes + looked_up.iter().flatten().map(|value| weight(value)).sum::<usize>();
         let rendered = self.rendered(rows, looked_up).await?;
         self.find_vectors(rendered, &known, &mut work)?;
         if purpose == Purpose::Refresh {
-            work.rows.retain(|target| !self.is_shown(target, &known, context.generation));
+            work.rows.retain(|target| !is_shown(target, &known));
         }
         self.forget_witnesses_among(&work.rows.iter().map(|target| target.first).collect());
         let moved = self.moved_vectors(&work.rows).await?;
@@ -110,14 +120,19 @@ impl Writer {
     }
 
     /// Retrieves the points of the batch's rows from the sink.
-    async fn known(&self, entries: &[(RowKey, FinalRow)], purpose: Purpose) -> Result<Known, PipelineError> {
+    async fn known(
+        &self,
+        entries: &[(RowKey, FinalRow)],
+        purpose: Purpose,
+        generation: Generation,
+    ) -> Result<Known, PipelineError> {
         let _timer = Timer::start(Stage::Retrieve);
         let rows: HashMap<PointId, &RowKey> =
             entries.iter().map(|(key, last)| (self.id(&last.table, key), key)).collect();
         let mut stored = self.retrieve(&rows.keys().copied().collect::<Vec<_>>()).await?;
         self.compare(&rows, &stored, purpose).await?;
         stored.extend(self.retrieve(&self.further_ids(&stored)).await?);
-        Ok(Known::new(stored, self.parked_among(entries)))
+        Ok(Known::new(stored, self.parked_among(entries), generation))
     }
 
     fn parked_among(&self, entries: &[(RowKey, FinalRow)]) -> HashSet<RowKey> {
@@ -196,21 +211,6 @@ impl Writer {
             ),
             remedy: "give `source.url`; who renders documents has to read what they look up".to_owned(),
         }
-    }
-
-    /// Returns whether every document of a row is stored with the text that it should have.
-    fn is_shown(&self, target: &RowPlan, known: &Known, generation: Generation) -> bool {
-        let first = known.points.get(&target.first).and_then(|point| point.provenance.as_ref());
-        let is_current = first.is_some_and(|stored| {
-            // A row has no version if writing its chunks was interrupted.
-            stored.generation == generation && stored.position > Position::default()
-        });
-        let is_kept = |(_, origin): &(Versioned, VectorSource)| *origin == VectorSource::Kept;
-        let chunks = u32::try_from(target.documents.len()).unwrap_or(u32::MAX);
-        is_current
-            && !known.parked.contains(&target.key)
-            && target.stored == chunks
-            && target.documents.iter().all(is_kept)
     }
 
     /// Renders the documents of rows. Cutting a long text takes time, so it runs on a blocking thread: neither a task

@@ -40,3 +40,6 @@ pub(crate) fn arranged(row: Row, from: &Table, to: &Table) -> Row {
     };
     Row(to.columns.iter().map(cell).collect())
 }
+
+#[cfg(test)]
+mod tests;

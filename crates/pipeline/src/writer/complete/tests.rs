@@ -1,5 +1,5 @@
 use serde_json::json;
-use walvec_model::Cell;
+use walvec_model::Generation;
 
 use super::*;
 use crate::testing::embedder::bad_text;
