@@ -50,6 +50,8 @@ mod session;
 mod shared;
 pub mod source;
 pub mod state;
+#[cfg(test)]
+mod testing;
 mod upkeep;
 pub mod writer;
 

@@ -48,22 +48,4 @@ pub(crate) fn outcomes<'a, T: Send + 'a>(changes: Vec<BoxFuture<'a, T>>) -> BoxF
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn few_collections_have_a_turn_in_every_look() {
-        let mut rounds = Rounds::default();
-        assert_eq!((rounds.turn(3), rounds.turn(3), rounds.turn(0)), (0..3, 0..3, 0..0));
-        assert_eq!(Rounds::pause(3, Duration::from_secs(10)), Duration::from_secs(10));
-    }
-
-    #[test]
-    fn each_of_many_has_its_turn() {
-        let mut rounds = Rounds::default();
-        let turns: Vec<_> = (0..4).map(|_| rounds.turn(70)).collect();
-        assert_eq!(turns, [0..32, 32..64, 64..70, 0..32]);
-        assert_eq!(Rounds::pause(64, Duration::from_secs(10)), Duration::from_secs(5));
-        assert_eq!(Rounds::pause(10_000, Duration::from_secs(10)), Duration::from_secs(1));
-    }
-}
+mod tests;

@@ -60,8 +60,11 @@ pub(crate) async fn run(mut sessions: impl Sessions) -> Result<(), PipelineError
         };
         match retried {
             Ok(()) => {}
-            Err(PipelineError::Stopped) => return Ok(()),
+            Err(PipelineError::Stopped) if stop.is_cancelled() => return Ok(()),
             Err(definite) => return Err(definite),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,3 +79,6 @@ pub(crate) async fn maintain(sinks: &[Arc<dyn Sink>], mut status: watch::Receive
         tokio::time::sleep(pause).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

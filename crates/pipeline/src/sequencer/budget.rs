@@ -62,3 +62,6 @@ impl InFlightBudget {
         while self.written.pop_front_if(|(at, _)| now - *at > LATELY).is_some() {}
     }
 }
+
+#[cfg(test)]
+mod tests;

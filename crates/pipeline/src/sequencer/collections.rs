@@ -129,3 +129,6 @@ impl PipelineCollections {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

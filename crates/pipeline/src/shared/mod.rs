@@ -62,3 +62,6 @@ pub(crate) fn first_error(
         Err(_) => first,
     }
 }
+
+#[cfg(test)]
+mod tests;

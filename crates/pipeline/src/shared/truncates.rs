@@ -88,4 +88,15 @@ mod tests {
         truncates.hear(&truncate, 9);
         assert!(truncates.explain(&table.name, &[9]), "the whole table was emptied again");
     }
+    #[test]
+    fn transactions_that_are_forgotten_explain_nothing_and_one_is_remembered_once() {
+        let (table, truncates) = (TableName::new("public", "items"), Truncates::default());
+        truncates.note(&table, 1);
+        for _ in 0..REMEMBERED {
+            truncates.note(&table, 2);
+        }
+        assert!(truncates.explain(&table, &[1]), "a transaction that truncates again takes no further place");
+        (3..).take(REMEMBERED).for_each(|xid| truncates.note(&table, xid));
+        assert!(!truncates.explain(&table, &[2]) && truncates.explain(&table, &[3]));
+    }
 }

@@ -219,3 +219,6 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -181,3 +181,6 @@ impl Writer {
         Ok(rows)
     }
 }
+
+#[cfg(test)]
+mod tests;

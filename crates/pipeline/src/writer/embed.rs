@@ -279,3 +279,6 @@ impl Texts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -107,3 +107,6 @@ impl Writer {
         .await
     }
 }
+
+#[cfg(test)]
+mod tests;

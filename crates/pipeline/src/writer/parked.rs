@@ -194,3 +194,6 @@ impl Writer {
         self.shared.telemetry.collection(self.index, |status| self.parked.show_in(status));
     }
 }
+
+#[cfg(test)]
+mod tests;

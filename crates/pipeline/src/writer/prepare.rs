@@ -309,3 +309,6 @@ impl Writer {
         Ok(moved.into_iter().filter_map(|(id, from)| Some((id, stored.get(&from)?.clone()))).collect())
     }
 }
+
+#[cfg(test)]
+mod tests;

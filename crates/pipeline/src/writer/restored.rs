@@ -108,3 +108,6 @@ impl Writer {
         PipelineError::Behind { collection: self.collection.name.clone() }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,10 @@
 //! Removes points of a collection in bulk, and counts what would be removed: truncates, ends of snapshots, former tables.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::AtomicBool;
 
 use walvec_broker::wire::{SnapshotEnd, Sweep};
-use walvec_model::{Generation, PointId, Position, Provenance, TableName};
+use walvec_model::{Generation, PointId, Position, Provenance, StoredPoint, TableName};
 use walvec_sink::{Generations, Write};
 
 use super::{SCROLL_POINTS, Writer};
@@ -48,12 +48,12 @@ impl Writer {
 
     /// Removes points that still have the reported version; `None`: points that walvec did not write.
     pub(crate) async fn remove(&self, points: &[(PointId, Option<Position>)]) -> Result<(), PipelineError> {
-        let ids: Vec<PointId> = points.iter().map(|(id, _)| *id).collect();
-        let stored = self.retrieve(&ids).await?;
-        let versions: HashMap<PointId, Option<Position>> = points.iter().copied().collect();
-        let same = stored.into_iter().filter(|point| {
-            versions.get(&point.id) == Some(&point.provenance.as_ref().map(|provenance| provenance.position))
-        });
+        // A batch of the sink names each point once, and a report may name one twice.
+        let ids: BTreeSet<PointId> = points.iter().map(|(id, _)| *id).collect();
+        let stored = self.retrieve(&ids.into_iter().collect::<Vec<_>>()).await?;
+        let reported: HashSet<(PointId, Option<Position>)> = points.iter().copied().collect();
+        let version = |point: &StoredPoint| point.provenance.as_ref().map(|provenance| provenance.position);
+        let same = stored.into_iter().filter(|point| reported.contains(&(point.id, version(point))));
         let deletions: Vec<Write> = same.map(|point| Write::Delete(point.id)).collect();
         self.write_all(&deletions, &AtomicBool::default()).await?;
         let removed: Vec<PointId> = deletions.iter().map(Write::id).collect();
@@ -195,3 +195,6 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,23 @@
+//! Fakes for unit tests, which fail, hold and delay on command, and builders for what the pipeline handles.
+//!
+//! - [`rows`]: a table, its rows and their changes
+//! - [`sink`]: where points are stored
+//! - [`embedder`]: what makes vectors
+//! - [`row_source`]: what is read again from PostgreSQL
+//! - [`letters`]: where dead letters are stored
+//! - [`collection`]: a collection with its writer, and what writers share
+
+#![allow(dead_code, unused_imports, reason = "the tests that use all of this come one file at a time")]
+
+pub(crate) mod collection;
+pub(crate) mod embedder;
+pub(crate) mod letters;
+pub(crate) mod row_source;
+pub(crate) mod rows;
+pub(crate) mod sink;
+
+pub(crate) use collection::{CollectionOptions, TestCollection, TestShared};
+pub(crate) use embedder::TestEmbedder;
+pub(crate) use letters::TestLetters;
+pub(crate) use row_source::TestRowSource;
+pub(crate) use sink::{Fault, SinkCall, TestSink};
