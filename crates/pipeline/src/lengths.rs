@@ -55,15 +55,28 @@ pub async fn lengths(
             }
         }
         let (table, transform, embedder) = (Arc::clone(table), Arc::clone(transform), Arc::clone(embedder));
-        let is_long = move |(row, looked_up): (&Vec<Value>, &Vec<Arc<Value>>)| {
-            let key = RowKey::new(table.key.iter().filter_map(|&index| row.get(index).cloned()).collect());
-            // A row that cannot be rendered is not counted: it will be parked for that reason.
-            let documents = transform.render_joined(&table, &key, row, looked_up).unwrap_or_default();
-            documents.iter().any(|document| embedder.is_too_long(&document.text))
-        };
-        let count = move || some.iter().zip(&looked_up).filter(|row| is_long(*row)).count();
+        let count = move || count_long(&table, &transform, embedder.as_ref(), some.iter().zip(&looked_up));
         let counted = tokio::task::spawn_blocking(count).await;
         lengths.long += counted.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
     }
     Ok(lengths)
 }
+
+/// Returns how many of the rows, each with the values that it looks up, have a text or a chunk that the model does not
+/// read to its end. A row that cannot be rendered is not counted: it will be parked for that reason.
+fn count_long<'r>(
+    table: &Table,
+    transform: &Transform,
+    embedder: &dyn Embedder,
+    rows: impl Iterator<Item = (&'r Vec<Value>, &'r Vec<Arc<Value>>)>,
+) -> usize {
+    let is_long = |(row, looked_up): &(&Vec<Value>, &Vec<Arc<Value>>)| {
+        let key = RowKey::new(table.key.iter().filter_map(|&index| row.get(index).cloned()).collect());
+        let documents = transform.render_joined(table, &key, row, looked_up).unwrap_or_default();
+        documents.iter().any(|document| embedder.is_too_long(&document.text))
+    };
+    rows.filter(is_long).count()
+}
+
+#[cfg(test)]
+mod tests;

@@ -134,4 +134,41 @@ mod tests {
         telemetry.broker_trouble(None);
         assert_eq!(shown(&telemetry), None);
     }
+
+    #[test]
+    fn a_broker_that_works_ends_the_problems_that_others_have_with_it_and_no_other() {
+        let telemetry = Telemetry::new(Vec::new(), false);
+        let (mut worker, mut sink) = (ProblemGuard::new(&telemetry), ProblemGuard::new(&telemetry));
+        worker.show(problem(BROKERS_PART));
+        sink.show(problem("sink"));
+        telemetry.broker_trouble(None);
+        assert!(!worker.shows(&problem(BROKERS_PART)) && sink.shows(&problem("sink")));
+        assert_eq!(shown(&telemetry).as_deref(), Some("sink"));
+    }
+
+    #[test]
+    fn whoever_waits_for_the_status_is_not_woken_without_a_change() {
+        let telemetry = Telemetry::new(Vec::new(), false);
+        let mut status = telemetry.subscribe();
+        drop(ProblemGuard::new(&telemetry));
+        telemetry.broker_trouble(None);
+        assert!(!status.has_changed().unwrap(), "there was no problem");
+        telemetry.broker_trouble(Some(&BrokerError::Closed));
+        assert!(status.has_changed().unwrap());
+        status.mark_unchanged();
+        telemetry.broker_trouble(Some(&BrokerError::Closed));
+        assert!(!status.has_changed().unwrap(), "it is known");
+    }
+
+    #[test]
+    fn an_owner_shows_one_problem_and_not_that_of_another_owner() {
+        let telemetry = Telemetry::new(Vec::new(), false);
+        let (mut one, two) = (ProblemGuard::new(&telemetry), ProblemGuard::new(&telemetry));
+        one.show(problem("embedder"));
+        one.show(problem("sink"));
+        assert!(one.shows(&problem("sink")) && !one.shows(&problem("embedder")));
+        assert!(!two.shows(&problem("sink")));
+        telemetry.all_well();
+        assert_eq!(shown(&telemetry), None);
+    }
 }

@@ -35,3 +35,21 @@ pub(crate) async fn record(
 fn words(database: &SourceIdentity) -> String {
     format!("cluster {}, database {}", database.system_id, database.database_oid)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_is_described_alike_before_and_after_a_failover_and_for_every_slot() {
+        let database =
+            SourceIdentity { system_id: "7".to_owned(), timeline: 1, database_oid: 5, slot: "walvec".to_owned() };
+        let same = SourceIdentity { timeline: 2, slot: "other".to_owned(), ..database.clone() };
+        assert_eq!(words(&database), words(&same));
+        let (of_another_cluster, another) = (
+            SourceIdentity { system_id: "8".to_owned(), ..database.clone() },
+            SourceIdentity { database_oid: 6, ..database.clone() },
+        );
+        assert!(words(&of_another_cluster) != words(&database) && words(&another) != words(&database));
+    }
+}

@@ -2,14 +2,12 @@
 
 use serde_json::{Value, json};
 use walvec_capture::{Finding, Severity, Shape, Subject, Unfit};
-use walvec_model::{Lsn, Position, TableName};
+use walvec_model::TableName;
+
+pub(crate) use crate::testing::rows::at;
 
 pub(crate) fn table(name: &str) -> TableName {
     TableName::new("public", name)
-}
-
-pub(crate) const fn at(lsn: u64) -> Position {
-    Position { commit_lsn: Lsn(lsn), ordinal: 1 }
 }
 
 /// Returns the shape of a table without partitions, with this oid.

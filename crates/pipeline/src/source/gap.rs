@@ -254,3 +254,6 @@ pub(crate) fn found_in(error: PipelineError, on_gap: OnGap) -> PipelineError {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod held_tests;

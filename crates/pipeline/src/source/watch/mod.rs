@@ -3,7 +3,7 @@
 //! A look costs two statements, however many tables there are. A look that fails decides nothing: a server that does
 //! not answer causes an error of the stream.
 //!
-//! - [`publication`]: whether the publication has left changes out since then
+//! - [`publication`]: whether the publication has left changes out since the rows were read
 //! - [`tables`]: whether the tables are as they were when their rows were read, and what to do if not
 //! - [`verdict`]: what a difference between two looks at a table means
 //! - [`reading`]: a table that is read again
