@@ -276,7 +276,7 @@ fn conclusion(outcomes: &[VerifyOutcome], sample: VectorSample, seed: u64) -> St
         rows => format!(" {rows} rows could not be processed and are parked: walvec dead-letters list"),
     };
     let verdict = match (left, outcomes.iter().any(|outcome| outcome.mended.is_some())) {
-        (0, _) if parked.is_empty() => "Every point is what its row says.".to_owned(),
+        (0, _) if parked.is_empty() => "Every point matches its row.".to_owned(),
         (0, _) => "Every other point is what its row says.".to_owned(),
         (left, true) => format!("{left} mismatches are left."),
         (left, false) => format!("{left} mismatches. To mend them: walvec verify --repair"),
