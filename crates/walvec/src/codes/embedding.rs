@@ -56,9 +56,9 @@ pub(super) static SUBJECT: Subject = Subject {
                       than before.",
             risk: "Points that were written since the time in the message may have vectors of the other model, and \
                    searches compare vectors of two models. walvec stops, so that no more are written.",
-            remedy: "Bring the former model back, start walvec, and let `walvec verify --sample all --repair` mend \
-                     what was written meanwhile; behind a broker it only finds such points. Or embed everything \
-                     again: `walvec reset --purge`, then `walvec run`.",
+            remedy: "Bring the former model back, start walvec, and let `walvec verify --sample all --repair` \
+                     replace what was written meanwhile; behind a broker it only finds such points. Or embed \
+                     everything again: `walvec reset --purge`, then `walvec run`.",
             see: Some("embedding.md#when-something-goes-wrong"),
         },
         Code {
