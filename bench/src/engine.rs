@@ -262,7 +262,7 @@ fn section(measured: &Engine) -> Result<String, std::fmt::Error> {
     writeln!(
         text,
         "## The engine inside the program, {points} points of 384 dimensions\n\n\
-         One process fills the collection, in batches of 256, while indexes are built beside that; others open it again.\n\n\
+         One process fills the collection, in batches of 256, while indexes are built concurrently; other processes open it again.\n\n\
          | | measured | target |\n|---|---|---|\n\
          | written | {:.0} points/s, the longest batch {:.0} ms | |\n\
          | everything has an index, after the last write | {:.0} s | ≤ 60 at 100,000 |\n\

@@ -102,8 +102,8 @@ fn section(measured: &[AtALimit]) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     writeln!(
         text,
-        "## A provider at its limit\n\n{ROWS} rows, embedded over HTTP by a provider that answers 20 requests of 32 texts a second, and says \
-         429 to those above\nit and to every second one besides: come back in a second.\n\n\
+        "## A provider at its limit\n\n{ROWS} rows, embedded over HTTP by a provider that answers 20 requests of 32 texts a second, and \
+         answers 429 (retry after\na second) to requests above this rate, and to every second request of the others.\n\n\
          | rows come from | texts/s allowed | rows/s | of what is allowed | target | answered 429 | rows without a point |\n\
          |---|---|---|---|---|---|---|"
     )?;

@@ -86,7 +86,7 @@ pub enum BrokerError {
     /// The group's offsets belong to other collections than the configured ones.
     #[error(
         "the consumer group has come to its place in {partition} for other collections than those of now (one was removed, \
-         made anew or added, or its payload is another): rows from before would be missing, or show what they did then"
+         created again or added, or its payload has changed): older rows would be missing, or would have the former payload"
     )]
     OtherTarget {
         /// The partition, as `topic/number`.
@@ -227,7 +227,7 @@ impl BrokerError {
             }
             Self::Unreachable { .. } => {
                 "see that the broker runs, and that `broker.kafka.bootstrap` names an address at which it can be reached and \
-                 which it advertises; walvec goes on by itself then"
+                 which it advertises; walvec then continues automatically"
             }
             Self::Login { .. } => "look at `broker.kafka.sasl` and `broker.kafka.tls`, then start again",
             Self::Rights { .. } => {

@@ -318,7 +318,7 @@ impl CaptureError {
             Self::Config { .. } => WRITE_AS_URL.to_owned(),
             Self::OtherTarget { .. } => NAME_THE_PRIMARY.to_owned(),
             Self::Standby { .. } => {
-                "promote it, or give the address of the primary in `source.url`; walvec goes on by itself then"
+                "promote it, or give the address of the primary in `source.url`; walvec then continues automatically"
                     .to_owned()
             }
             Self::NoHost { tried } => return Self::decisive(tried).and_then(Self::remedy),
@@ -381,13 +381,13 @@ const WRITE_AS_URL: &str = "\
     host1:port1,host2:port2, and with special characters percent-encoded";
 const NAME_THE_PRIMARY: &str = "\
     name the primary among the hosts of `source.url`; once the standby is promoted, walvec \
-    goes on there by itself";
+    continues there automatically";
 const GIVE_THE_AUTHORITY: &str = "\
-    give the certificate authority with sslrootcert=/path/to/ca.pem and connect by the \
-    name in the certificate; sslmode=disable only where nobody can listen";
+    name the certificate authority with sslrootcert=/path/to/ca.pem, and connect to the host \
+    name in the certificate; use sslmode=disable only where no one can listen on the network";
 const READ_WITHOUT_IT: &str = "\
     the text of a value is longer than 1 GB, as that of a bytea of 512 MB is. `walvec resync`, then `walvec run`: the \
-    tables are read again without it; or `source.on_gap: resync`, which does that by itself. Where no collection uses \
+    tables are read again without it; or `source.on_gap: resync`, which does that automatically. Where no collection uses \
     its column, `source.columns: used` lets PostgreSQL leave it out";
 const MAKE_IT_SHORTER: &str = "\
     the text of a value is longer than 1 GB, as that of a bytea of 512 MB is: make the value shorter, or leave its column \
@@ -396,8 +396,8 @@ const NO_POOLER: &str = "\
     walvec needs the direct address of the server: put its own host and port into \
     `source.url`, not those of PgBouncer, Supavisor, RDS Proxy or another pooler";
 const CHECK_THE_ADDRESS: &str = "\
-    see that PostgreSQL runs there and accepts TCP connections; check host and port \
-    of `source.url`";
+    check that PostgreSQL runs there and accepts TCP connections, and check the host and port \
+    in `source.url`";
 
 #[cfg(test)]
 mod tests {

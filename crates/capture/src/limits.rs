@@ -48,8 +48,10 @@ impl Resource {
                 "close connections that nothing needs (SELECT pid, usename, application_name FROM pg_stat_activity;), or raise \
                  max_connections and restart PostgreSQL; a role or a database may have a CONNECTION LIMIT of its own"
             }
-            Self::Memory => "see what uses the memory of the machine of PostgreSQL; walvec goes on by itself then",
-            Self::Disk => "make room on the disk of PostgreSQL; walvec goes on by itself then",
+            Self::Memory => {
+                "find out what uses the memory of the PostgreSQL server; walvec then continues automatically"
+            }
+            Self::Disk => "make room on the disk of PostgreSQL; walvec then continues automatically",
         }
     }
 }

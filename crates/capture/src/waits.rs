@@ -98,7 +98,7 @@ impl LockWait {
         let pid = self.pid;
         self.is_ours.then(|| {
             format!(
-                "let that session end its transaction (SELECT pg_terminate_backend({pid}); ends it); walvec goes on by itself then"
+                "let that session end its transaction (SELECT pg_terminate_backend({pid}); ends it); walvec then continues automatically"
             )
         })
     }

@@ -21,7 +21,7 @@ pub enum SinkError {
     /// The stored collection was made with another model or dimension.
     #[error(
         "collection \"{collection}\" was built with {stored}; the configuration now says {configured}; vectors of the \
-         two do not compare, and mixing them would make every search wrong"
+         two cannot be compared, and mixing them would make every search wrong"
     )]
     Fingerprint {
         /// The collection.

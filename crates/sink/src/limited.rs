@@ -49,7 +49,8 @@ impl Limited {
     /// Says what to type.
     #[must_use]
     pub fn remedy(&self) -> String {
-        let begin = if self.is_too_large { "" } else { "walvec goes on by itself, as fast as the limit allows; " };
+        let begin =
+            if self.is_too_large { "" } else { "walvec continues automatically, as fast as the limit allows; " };
         match self.limit.setting() {
             Some(setting) => format!(
                 "{begin}to raise the limit, send `PATCH collections/{} {{\"strict_mode_config\": {{\"{setting}\": 100000}}}}` in the \

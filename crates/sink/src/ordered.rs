@@ -181,7 +181,7 @@ impl SortRequest {
     /// Makes the error for an order that the type of the index does not have.
     pub(crate) fn other_index(&self) -> SinkError {
         SinkError::BadRequest(format!(
-            "the collection's index of \"{}\" has another type than `index:` in walvec's configuration says: `walvec reindex` makes it anew",
+            "the collection's index of \"{}\" has another type than `index:` in walvec's configuration says: `walvec reindex` builds it again",
             self.order.field
         ))
     }

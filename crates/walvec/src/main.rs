@@ -14,7 +14,7 @@
 //! - [`http`]: the HTTP API, health and metrics; [`ui`]: the search page
 //! - [`daemon`]: runs the pipeline and its HTTP server until they are told to stop
 //! - [`client`]: requests of a command to a running walvec
-//! - [`demo`]: a throw-away PostgreSQL with a catalogue of books
+//! - [`demo`]: a temporary PostgreSQL with a catalogue of books
 //! - [`cli`]: the commands, one file each; exit codes and how failures are printed
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]

@@ -104,7 +104,11 @@ impl Drop for TaskHandle {
     fn drop(&mut self) {
         self.update(|task| {
             if task.state == TaskState::Running {
-                task.fail(&Failure::new(3, "E_STOPPED", "walvec stopped, or began anew, before this was done"));
+                task.fail(&Failure::new(
+                    3,
+                    "E_STOPPED",
+                    "walvec stopped, or began a new session, before this was done",
+                ));
             }
         });
     }

@@ -188,7 +188,7 @@ fn start(partition: &Partition, committed: Option<i64>, first: i64, end: i64) ->
     let found = if expected < first {
         format!("the oldest record that is left has offset {first}")
     } else if expected > end {
-        format!("the topic ends at offset {end}: it was made anew, or has lost records")
+        format!("the topic ends at offset {end}: it was created again, or has lost records")
     } else {
         return Ok(expected);
     };

@@ -232,7 +232,9 @@ impl Download<'_> {
         self.is_missing = response.status() == StatusCode::NOT_FOUND;
         if !self.continues(&response) {
             self.begin_again(into).await.map_err(EmbedError::io(path))?;
-            return Err(self.client.unreachable(format!("it does not go on with {} where it broke off", self.file)));
+            return Err(self
+                .client
+                .unreachable(format!("it does not continue the download of {} where it broke off", self.file)));
         }
         let mut response = self.client.accept(&self.address, response)?;
         let mut skip = 0;

@@ -179,7 +179,7 @@ impl ProviderClient {
                     "put the right key into embedding.api_key, best as a variable: api_key: ${NAME_OF_THE_VARIABLE}"
                         .to_owned(),
             },
-            StatusCode::FORBIDDEN => definite("see that the key in embedding.api_key may use this model"),
+            StatusCode::FORBIDDEN => definite("check that the key in embedding.api_key may use this model"),
             StatusCode::NOT_FOUND if self.protocol == ProviderProtocol::Ollama => definite(&format!(
                 "type `ollama pull {}` where Ollama runs, or look at embedding.model and embedding.url",
                 self.model

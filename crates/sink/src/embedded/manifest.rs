@@ -75,7 +75,7 @@ impl Manifest {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 if super::paths::shard_directory(directory).exists() {
-                    return Err(corrupt(format!("{FILE_NAME} is missing, so nobody knows what its vectors are")));
+                    return Err(corrupt(format!("{FILE_NAME} is missing, so it is not known what its vectors are")));
                 }
                 let manifest = Self::new(spec);
                 manifest.save(directory)?;

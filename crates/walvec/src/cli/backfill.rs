@@ -7,11 +7,11 @@ use clap::Args;
 use super::{ConfigArgs, Failure, task};
 use crate::api::tasks::BackfillRequest;
 
-/// Reads rows again while the stream goes on, for example after rows were changed in a way that is not replicated.
+/// Read rows of a table again while the stream continues, for example after changes that were not replicated.
 ///
-/// The rows are read as of one moment, which has its place among the changes of the stream: a change that comes later
-/// always wins, and a row that is deleted meanwhile stays deleted. Unchanged texts are not embedded again. Points whose
-/// rows are gone are not looked for: `walvec verify --repair` does that. Needs a running `walvec run`.
+/// The rows are read as of one moment in the stream: a later change always wins, and a row that is deleted meanwhile stays
+/// deleted. Unchanged texts are not embedded again. A backfill does not look for points without rows: `walvec verify
+/// --repair` does that. Needs a running `walvec run`.
 #[derive(Args)]
 pub(crate) struct BackfillArgs {
     #[command(flatten)]

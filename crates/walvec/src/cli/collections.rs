@@ -19,7 +19,7 @@ use crate::search::serving::Fields as _;
 
 /// List the collections and their fields: types, indexes, and the filters that can match.
 ///
-/// A running walvec is asked; without one, the types come from PostgreSQL.
+/// Asks the running walvec. If none runs, the types come from PostgreSQL.
 #[derive(Args)]
 pub(crate) struct CollectionsArgs {
     #[command(flatten)]

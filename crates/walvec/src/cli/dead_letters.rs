@@ -22,10 +22,10 @@ use crate::config::{Config, Stage};
 /// List, retry and drop parked rows.
 ///
 /// A row is parked when its text cannot be rendered or embedded, when the sink refuses its point, or when its record cannot
-/// be read; the other rows go on. A newer version of the row removes it from the list. So fix the cause (the template, the
+/// be read. The other rows are not held up. A newer version of the row removes it from the list. So fix the cause (the template, the
 /// model, the row, the program that writes the topic), then retry.
 ///
-/// With `broker` parked rows are in the topic `<prefix>.dead-letters`, which all workers share.
+/// With a broker, parked rows are in the topic `<prefix>.dead-letters`, which all workers share.
 #[derive(Args)]
 pub(crate) struct DeadLettersArgs {
     #[command(subcommand)]
@@ -42,12 +42,12 @@ enum DeadLettersCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Process parked rows again: through a broker their records are written again, otherwise the rows are read again.
+    /// Process parked rows again: their rows are read again, or, with a broker, their records are written again.
     Retry {
         #[command(flatten)]
         selection: LetterSelection,
     },
-    /// Forget that rows are parked. They stay missing, or as they were, until they change.
+    /// Forget parked rows. Their points stay missing, or as they were, until the rows change.
     Drop {
         #[command(flatten)]
         selection: LetterSelection,

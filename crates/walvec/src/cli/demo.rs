@@ -21,7 +21,7 @@ use crate::terminal::progress::ReportTo;
 
 #[derive(Args)]
 pub(crate) struct DemoArgs {
-    /// End after the search has answered.
+    /// Exit after the first search.
     #[arg(long)]
     once: bool,
     /// What to search for.
@@ -33,7 +33,7 @@ pub(crate) struct DemoArgs {
     /// Keep the database and the collection here, and continue with them next time.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
-    /// How many books; beyond the catalogue's 120 its books are repeated.
+    /// The number of books. The catalogue has 120; more are made by repeating them.
     #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rows: u32,
     /// Print the result as one JSON object.
@@ -83,7 +83,7 @@ pub(crate) async fn execute(args: DemoArgs) -> Result<ExitCode, Failure> {
 async fn start_postgres(args: &DemoArgs, narrator: &Narrator) -> Result<Cluster, Failure> {
     let installation = Installation::find(&SearchPlaces::from_env()).map_err(throwaway)?;
     narrator.say(&format!(
-        "starting a throw-away PostgreSQL {} from {}",
+        "starting a temporary PostgreSQL {} from {}",
         installation.version(),
         installation.bin().display()
     ));

@@ -12,10 +12,10 @@ use crate::codes::{self, Code, CodeSubject, SUBJECTS};
 /// Say what an error code means, what is at risk, and what to type.
 ///
 /// The code of an error is the last line of stderr. `walvec check`, `walvec status`, `walvec dead-letters list` and the log show codes
-/// too. Without a code, all codes are listed, each with its meaning. Neither a configuration nor a running walvec is needed.
+/// too. Without CODE, all codes are listed with their meanings. The command needs neither a configuration nor a running walvec.
 #[derive(Args)]
 pub(crate) struct ExplainArgs {
-    /// The code, e.g. E_SLOT_LOST; in capitals or not, with E_ or without.
+    /// The code, e.g. E_SLOT_LOST. Case does not matter, and E_ may be left out.
     #[arg(value_name = "CODE")]
     code: Option<String>,
     /// Print JSON.

@@ -15,23 +15,23 @@ use crate::config::{Config, DEFAULT_FILE, DEFAULT_LISTEN, Stage};
 
 /// Ask a running walvec whether it is ready, for probes and scripts.
 ///
-/// Ready means: the slot is held, the sink is open, the model is loaded. A walvec that lags, or retries after a problem, is still ready.
-/// Exit code 0: it is ready. 1: it is not ready, none is running, or it does not answer in time.
+/// Ready means that the slot is held, the sink is open and the model is loaded. A lag, or a problem that is being retried, does not count.
+/// Exit code 0: ready. 1: not ready, not running, or no answer in time.
 ///
-/// The process of the configuration is found by its data directory, and no token is needed. Behind a broker all processes of this machine
-/// have to be ready; WALVEC_STAGE and WALVEC_INSTANCE name one of them. Without a configuration file the address is that of WALVEC_LISTEN,
-/// or 127.0.0.1:8082.
+/// The command finds the process by the data directory in the configuration, and needs no token. With a broker all processes on this
+/// machine have to be ready; WALVEC_STAGE and WALVEC_INSTANCE select one. Without a configuration file it asks the address in
+/// WALVEC_LISTEN, or 127.0.0.1:8082.
 #[derive(Args)]
 pub(crate) struct HealthArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Ask only whether the process serves, which it also does while it cannot start: use this to decide about a restart.
+    /// Ask only whether the process answers over HTTP. Use this to decide about a restart.
     #[arg(long)]
     live: bool,
     /// Ask the process at this address, without a configuration.
     #[arg(long, value_name = "ADDR", conflicts_with = "config")]
     at: Option<SocketAddr>,
-    /// How many seconds the answer may take.
+    /// How many seconds to wait for the answer.
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
     timeout: u64,
     /// Print JSON.

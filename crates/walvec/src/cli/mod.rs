@@ -38,23 +38,26 @@ Exit codes:
   0  done
   1  the answer is \"no\": a check failed, mismatches were found
   2  usage or configuration
-  3  stopped by a definite error; its code (E_SLOT_LOST, E_SCHEMA, ...) is on the last line of stderr:
-     `walvec explain CODE` says what a code means
-  130  left at once, by a second Ctrl-C; nothing that was confirmed is lost
+  3  stopped by an error; its code (E_SLOT_LOST, E_SCHEMA, ...) is the last line of stderr, and
+     `walvec explain CODE` says what it means
+  130  ended at once, by a second Ctrl-C; nothing that was confirmed is lost
 
 Environment:
   WALVEC_CONFIG    the configuration file (default: ./walvec.yaml)
-  DATABASE_URL, PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE, PGSSLROOTCERT, PGCHANNELBINDING,
-  PGTARGETSESSIONATTRS   where PostgreSQL is
+  DATABASE_URL, PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE, PGSSLROOTCERT,
+  PGCHANNELBINDING, PGTARGETSESSIONATTRS
+                   how to connect to PostgreSQL
   WALVEC_MODELS    where models are kept (default: walvec/models in $XDG_CACHE_HOME or ~/.cache)
   WALVEC_LISTEN    the address of the search page and the API
-  WALVEC_TOKEN     what clients have to show; required when that address is not loopback. The
-                   commands of the user who runs walvec work without it
-  WALVEC_STAGE, WALVEC_INSTANCE   which part of the path `run` does, and as which worker; for the other commands, whose state
-  WALVEC_LOG       what to log, e.g. debug, walvec_capture=trace or debug,hyper=info; a level alone is that of walvec,
-                   not of its libraries (default: info for `run`, else warn)
-  WALVEC_POSTGRES  the server for `demo`: a major version or a directory (default: the first that is found)
-  OTEL_EXPORTER_OTLP_ENDPOINT     where `run` sends traces, over HTTP (e.g. http://localhost:4318; default: nowhere)
+  WALVEC_TOKEN     the token that clients send; required if that address is not loopback. Commands
+                   of the user that runs walvec do not need it
+  WALVEC_STAGE, WALVEC_INSTANCE   the stage that `run` runs, and the name of the worker; other
+                   commands use the process with this stage and name
+  WALVEC_LOG       what to log, e.g. debug, walvec_capture=trace or debug,hyper=info; a level
+                   alone applies to walvec, not to libraries (default: info for `run`, else warn)
+  WALVEC_POSTGRES  the server for `demo`: a major version or a directory (default: the first found)
+  OTEL_EXPORTER_OTLP_ENDPOINT     where `run` sends traces, over HTTP, e.g. http://localhost:4318
+                   (default: nowhere)
   HF_ENDPOINT, HF_TOKEN   the model hub for `model pull`
   COLUMNS          how wide hits and tables are printed (default: as wide as the terminal)
   NO_COLOR         no colours in the log, nothing bold in hits";
@@ -62,13 +65,13 @@ Environment:
 /// Keep a Qdrant collection an exact, live, searchable image of PostgreSQL tables.
 ///
 /// Try it: `walvec demo`. With your own database: `walvec init` writes a walvec.yaml for it, `walvec check` says what is missing,
-/// `walvec run` keeps it in sync.
+/// and `walvec run` keeps the collections in sync.
 #[derive(Parser)]
 #[command(version, long_version = version(), after_help = EXIT_CODES, max_term_width = 110)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// The form of the log on stderr.
+    /// The format of the log on stderr.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 }
@@ -80,10 +83,10 @@ fn version() -> &'static str {
     &VERSION
 }
 
-/// The form of the log.
+/// The format of the log.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// For people.
+    /// Lines of text.
     Text,
     /// One JSON object per line.
     Json,
@@ -91,7 +94,7 @@ pub(crate) enum LogFormat {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Start a throw-away PostgreSQL with a catalogue of books, sync it, search it, serve the page.
+    /// Start a temporary PostgreSQL with a catalogue of books, follow it, search it and serve the search page.
     Demo(demo::DemoArgs),
     // No comment here: it would hide the long help of the arguments.
     Init(init::InitArgs),
@@ -100,7 +103,7 @@ enum Command {
     Collections(collections::CollectionsArgs),
     Status(status::StatusArgs),
     Health(health::HealthArgs),
-    /// Find everything that would stop `run`, each with its remedy.
+    /// Find everything that would stop `run`, and say how to fix it.
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
     Verify(verify::VerifyArgs),
@@ -120,7 +123,7 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page, or write all of them.
+    /// Print the manual page, or write one for each command.
     Man(man::ManArgs),
 }
 

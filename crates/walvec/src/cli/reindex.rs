@@ -12,20 +12,20 @@ use crate::daemon::Daemon;
 use crate::daemon::direct::Reload;
 use crate::reindex::state;
 
-/// Builds new collections while the present ones are served, then lets them take over in one step.
+/// Build new collections while the present ones answer searches, then switch to them in one step.
 ///
-/// Change the model, the text or the payload in walvec.yaml, and type this while `walvec run` goes on with its former
-/// configuration. New collections are filled from a new snapshot and follow the stream, until they have caught up with the
-/// old ones. Searches are answered throughout, always by the model that made the vectors. The old collections are kept
-/// until the next reindex. It may be interrupted at any moment: typed again, it continues.
+/// Change the model, the text or the payload in walvec.yaml, then type this while `walvec run` continues with its former
+/// configuration. New collections are filled from a new snapshot and follow the stream until they have caught up with the
+/// old ones. Searches are answered throughout, always with the model that made the vectors. The old collections are kept
+/// until the next reindex. A reindex may be interrupted at any moment: `walvec run`, or the same command, continues it.
 ///
-/// Without a running `walvec run` it does the same by itself, and ends.
+/// If no `walvec run` is running, the command does everything itself, and then ends.
 #[derive(Args)]
 pub(crate) struct ReindexArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Go back to the kept collections, which are brought up to date first. Before that, put the former model, text and
-    /// payload back into walvec.yaml.
+    /// Go back to the kept collections, after bringing them up to date. First put the former model, text and payload back into
+    /// walvec.yaml.
     #[arg(long)]
     rollback: bool,
     /// Print JSON.

@@ -18,25 +18,25 @@ use crate::daemon::last_run;
 use crate::model_check;
 use crate::reindex::{self, cleanup};
 
-/// Forget the slot, the publication and the stored position, so that the next `run` takes a new snapshot.
+/// Drop the slot and the publication, and forget the stored position, so that the next `run` takes a new snapshot.
 ///
-/// With `broker` this is for the machine where capture runs: it writes every row to the topics again, and the workers remove what is
-/// gone. A publication that walvec did not create stays. If `source.slot` was changed, the former slot is dropped too. --offsets is for
-/// the other side: workers read their topics again from the oldest record.
+/// A publication that walvec did not create stays. If `source.slot` was changed, the former slot is dropped too. With a broker, type this
+/// where capture runs: at its next start, capture writes every row to the topics again, and the workers remove what is gone. For the
+/// workers type `walvec reset --offsets`: they then read their topics again from the oldest record.
 #[derive(Args)]
 pub(crate) struct ResetArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(long)]
     force: bool,
-    /// Also remove the stored collections; every text will be embedded again.
+    /// Remove the stored collections too. Every text is then embedded again.
     #[arg(long)]
     purge: bool,
-    /// Only set the consumer group back to the oldest records of its topics. No worker of the group may run.
+    /// Only set the consumer group back to the oldest records of its topics. Stop all workers of the group first.
     #[arg(long, conflicts_with = "purge")]
     offsets: bool,
-    /// With --offsets: the stage whose group is set back.
+    /// The stage whose consumer group is set back, with --offsets.
     #[arg(long, value_enum, value_name = "STAGE", default_value_t = Stage::Index, requires = "offsets")]
     stage: Stage,
 }
@@ -205,7 +205,8 @@ fn place(config: &Config) -> String {
 
 fn confirmed(plan: &str) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::new(2, "E_USAGE", format!("{plan} Nobody is here to confirm that")).with_remedy("--force"));
+        let message = format!("{plan} There is no terminal to ask for confirmation");
+        return Err(Failure::new(2, "E_USAGE", message).with_remedy("type the command in a terminal, or add --force"));
     }
     output::line(plan)?;
     let mut stdout = std::io::stdout();

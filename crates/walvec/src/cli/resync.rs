@@ -14,16 +14,16 @@ use crate::assembly;
 use crate::client::Client;
 use crate::config::{Config, Stage};
 
-/// Reads all tables again: now if walvec is running, otherwise at its next start. Unchanged texts are not embedded again.
+/// Read all tables again: now if walvec is running, otherwise at its next start. Unchanged texts are not embedded again.
 ///
-/// Points whose rows are gone are removed at the end, unless they are more than half of a collection: then the rows may be somewhere
-/// else rather than gone. walvec reads the tables again by itself when it finds that changes were lost (`source.on_gap`).
+/// Points whose rows are gone are removed at the end. If they are more than half of a collection, they stay until --force: the
+/// configuration may name the wrong database. walvec reads the tables again automatically if changes were lost (`source.on_gap`).
 #[derive(Args)]
 pub(crate) struct ResyncArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Remove points without a row even if they are more than half of a collection. If they are already waiting for this permission,
-    /// nothing is read again.
+    /// Remove points without a row even if they are more than half of a collection. If walvec has found such points and waits for this
+    /// permission, nothing is read again.
     #[arg(long)]
     force: bool,
     /// Print JSON.

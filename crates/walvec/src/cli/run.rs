@@ -25,12 +25,12 @@ need no --listen, but still an --instance each.
 
 /// Sync until stopped: take a snapshot if there is none yet, then follow every change.
 ///
-/// By default that is one process, from PostgreSQL into the collections. With `broker` in walvec.yaml the changes go through
-/// topics of Kafka or Redpanda, and --stage starts one part of the path alone: capture goes on even if later stages stop,
-/// indexing is spread over as many workers as the topics have partitions, and other programs can read the topics too.
+/// By default one process does everything, from PostgreSQL to the collections. With `broker` in walvec.yaml the changes go
+/// through topics of Kafka or Redpanda, and --stage starts a single stage: capture continues even if later stages stop, up to
+/// one index worker per partition shares the work, and other programs can read the topics too.
 ///
-/// The stages embed and sink do together what index does, with a topic of vectors between them: one group of workers has the
-/// model, and the other writes.
+/// The stages embed and sink together do what index does, with a topic of vectors between them: one group of workers runs the
+/// model, the other writes points.
 #[derive(Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(crate) struct RunArgs {
@@ -39,8 +39,8 @@ pub(crate) struct RunArgs {
     /// What this process does. Each stage except all needs `broker` in the configuration.
     #[arg(long, value_enum, env = "WALVEC_STAGE", default_value_t)]
     stage: Stage,
-    /// The name of this worker among those of its stage. It must stay the same: its directory and its place in the consumer
-    /// group depend on it. Letters, digits, dots, - and _
+    /// The name of this worker, unique within its stage. Keep it across restarts: the worker's directory and its membership in
+    /// the consumer group depend on it. Letters, digits, dots, - and _
     #[arg(long, value_name = "NAME", env = "WALVEC_INSTANCE", default_value = "1", value_parser = config::instance)]
     instance: String,
     /// Serve the page and the API at this address instead of `server.listen`.

@@ -28,41 +28,43 @@ use crate::search::serving::Fields as _;
 
 /// Search a collection by meaning.
 ///
-/// On a terminal each hit is a record: title (the first column that the collection's text prints), score, the part of the text
-/// that answers the query, the other fields. Elsewhere it is a line of tab-separated values in the format of PostgreSQL's COPY
-/// (\t, \n, \r and \\ in texts, \N for NULL), after a header: score, point, then the fields, first those that the configuration
-/// names, then the others by name. There no value is cut.
+/// On a terminal each hit is shown as a record: the title (the first column in the collection's text), the score, the part of the
+/// text that fits the query, and the other fields. In a pipe or a file each hit is a line of tab-separated values in the format of
+/// PostgreSQL's COPY (\t, \n, \r and \\ in texts, \N for NULL), after a header line: score, point, the fields that the configuration
+/// names, then all other fields in alphabetical order. There values are never cut.
 #[derive(Args)]
 pub(crate) struct SearchArgs {
-    /// What to look for: all words, with or without quotes.
+    /// The text to search for, with or without quotes.
     #[arg(required = true, value_name = "TEXT")]
     words: Vec<String>,
     #[command(flatten)]
     config: ConfigArgs,
-    /// The collection; not needed when there is only one.
+    /// The collection. Required if there are several.
     #[arg(long)]
     collection: Option<String>,
-    /// How many hits at most.
+    /// The maximum number of hits.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
     limit: u64,
     /// Only points that match: FIELD=VALUE, FIELD!=VALUE, FIELD>=END with >, >=, < or <=, or FIELD is null; may be given several
     /// times.
     ///
-    /// The value is read as what the field holds. FIELD=["ONE","OTHER"] matches either. END is a number, a date (2024-01-31), or a
-    /// date and a time (2024-01-31T18:00:00Z); without a time zone it is UTC, and a date alone is the beginning of its day.
-    /// meta.color is a member of the JSON field meta. What can never match is refused with the fields that there are.
+    /// The value is read as the field's type. FIELD=["ONE","OTHER"] matches either. END is a number, a date (2024-01-31), or a
+    /// date and a time (2024-01-31T18:00:00Z). Times without a zone are UTC, and a date means the beginning of its day.
+    /// meta.color is a member of the JSON field meta. A condition that can never match is refused; the message lists the fields.
     #[arg(long = "filter", value_name = "CONDITION", value_parser = condition)]
     filters: Vec<TypedCondition>,
-    /// What to compare: the meaning (dense), the words (keyword), or both (hybrid). Default: hybrid, if the collection has it.
+    /// What to compare: the meaning (dense), the words (keyword), or both (hybrid). Default: hybrid if the collection has it, else
+    /// dense.
     #[arg(long, value_enum, hide_possible_values = true)]
     mode: Option<Mode>,
-    /// Only hits with at least this score: the cosine similarity, -1 to 1, or BM25's score in the mode keyword.
+    /// Only hits with at least this score: in the mode dense a cosine similarity, -1 to 1; in the mode keyword a BM25 score. Not
+    /// with hybrid.
     #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
     min_score: Option<f32>,
-    /// Show each row once, as the nearest of its chunks.
+    /// Show each row once, by its best chunk.
     #[arg(long)]
     group_by_row: bool,
-    /// Continue where the previous page ended: the `next` of its JSON. The rest of the command has to be the same.
+    /// Show the page after the one whose JSON has this cursor in `next`. Repeat the rest of the command unchanged.
     #[arg(long)]
     cursor: Option<Cursor>,
     /// Print JSON.

@@ -17,7 +17,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Returns the running walvec that has to do the work.
 pub(super) async fn running(config: &Config) -> Result<Client, Failure> {
-    Client::needed(config, &[Stage::Capture], "; what it does not follow cannot be read again beside the stream").await
+    Client::needed(config, &[Stage::Capture], "; only tables that it follows can be read again").await
 }
 
 /// Starts a task and waits for its end, showing its progress.

@@ -8,7 +8,7 @@ pub(super) static SUBJECT: CodeSubject = CodeSubject {
     codes: &[
         Code {
             name: "E_LISTEN",
-            meaning: "The address of the search page and the API cannot be used. Mostly another process has the \
+            meaning: "The address of the search page and the API cannot be used. Usually another process uses the \
                       port.",
             risk: "Nothing. Nothing was started.",
             remedy: "Stop what uses the port, or choose another: `--listen 127.0.0.1:8083`, or `server.listen`.",
@@ -21,35 +21,37 @@ pub(super) static SUBJECT: CodeSubject = CodeSubject {
             risk: "The command has done nothing. With a token that can be guessed, programs of this machine can read \
                    your rows.",
             remedy: "Set `WALVEC_TOKEN` to its `server.token`, or type the command as the user that runs walvec. For \
-                     the warning make another: `openssl rand -hex 32`.",
+                     the warning, make a new one: `openssl rand -hex 32`.",
             see: Some("operations.md#who-may-ask"),
         },
         Code {
             name: "E_REQUEST",
             meaning: "The running walvec refused the request of the command. The message says why.",
             risk: UNTOUCHED,
-            remedy: "What the message says. What changes stored rows has to be typed as the user that runs walvec.",
+            remedy: "Do what the message says. Commands that change what is stored must be typed by the user that \
+                     runs walvec.",
             see: Some("operations.md#who-may-ask"),
         },
         Code {
             name: "E_SERVER",
             meaning: "The running walvec did not answer, or not as the command expects.",
-            risk: "Nothing is lost. What the running walvec has begun for the command goes on without it.",
+            risk: "Nothing is lost. What the running walvec has begun for the command continues without it.",
             remedy: "`walvec status`, then type the command again.",
             see: Some("operations.md#status"),
         },
         Code {
             name: "E_TASK_RUNNING",
-            meaning: "The running walvec does another task, and does one at a time.",
+            meaning: "The running walvec is busy with another task, and does one at a time.",
             risk: UNTOUCHED,
-            remedy: "Wait for its end, then type the command again. `GET /api/v1/tasks/{id}` shows the latest task.",
+            remedy: "Wait until it ends, then type the command again. `GET /api/v1/tasks/{id}` shows the latest \
+                     task.",
             see: Some("reindex-and-backfill.md"),
         },
         Code {
             name: "E_BUSY",
-            meaning: "Another job waits already, or the pipeline has just ended.",
+            meaning: "Another job is already waiting, or the pipeline has just ended.",
             risk: UNTOUCHED,
-            remedy: "Wait for its end, then type the command again.",
+            remedy: "Wait until it ends, then type the command again.",
             see: Some("reindex-and-backfill.md"),
         },
     ],

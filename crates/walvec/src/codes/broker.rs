@@ -5,8 +5,8 @@ use super::{Code, CodeSubject, UNTOUCHED};
 pub(super) static SUBJECT: CodeSubject = CodeSubject {
     title: "Broker",
     intro: Some(
-        "Behind a broker a walvec is a stage: `capture` writes changes to topics, workers read them. A parked row or \
-         record is in the topic `<prefix>.dead-letters`, which all workers read.",
+        "Behind a broker each process is a stage: `capture` writes changes to topics, and workers read them. A \
+         parked row or record is in the topic `<prefix>.dead-letters`, which all workers read.",
     ),
     codes: &[
         Code {
@@ -14,9 +14,9 @@ pub(super) static SUBJECT: CodeSubject = CodeSubject {
             meaning: "The broker does not answer, the connection to it broke, or a request to it failed. At the \
                       first start walvec ends; later it waits.",
             risk: "Nothing is lost. Capture confirms nothing to PostgreSQL before the broker has acknowledged it, \
-                   and workers go on at their offsets.",
-            remedy: "See that the broker runs, and that `broker.kafka.bootstrap` names an address at which it can be \
-                     reached and which it advertises. walvec goes on by itself then.",
+                   and workers continue at their offsets.",
+            remedy: "Check that the broker runs, and that `broker.kafka.bootstrap` names an address at which it can \
+                     be reached and which it advertises. walvec then continues automatically.",
             see: Some("broker.md#when-something-stops"),
         },
         Code {
@@ -28,7 +28,7 @@ pub(super) static SUBJECT: CodeSubject = CodeSubject {
         },
         Code {
             name: "E_BROKER_RIGHTS",
-            meaning: "The broker does not allow something. The message names the topic or the group.",
+            meaning: "A right is missing on the broker. The message names the topic or the group.",
             risk: "Nothing is lost. The stage stops.",
             remedy: "Let the broker's administrator grant it. Capture needs Describe, DescribeConfigs, Create and \
                      Write on its topics. An index worker needs Read and DescribeConfigs on its topics, Read on its \
@@ -37,8 +37,8 @@ pub(super) static SUBJECT: CodeSubject = CodeSubject {
         },
         Code {
             name: "E_TOPIC",
-            meaning: "A topic cannot be used as it is. It does not exist, cannot be made, is compacted and forgets \
-                      deletes too soon, or has another number of partitions than before.",
+            meaning: "A topic cannot be used as it is. It does not exist, cannot be created, is compacted and \
+                      forgets deletes too soon, or has another number of partitions than before.",
             risk: "With another number of partitions, records of one row may be read in the wrong order until \
                    capture has written all rows again. A compacted topic that forgets deletes too soon would leave \
                    points of deleted rows. Otherwise nothing: the stage stops.",
@@ -57,17 +57,17 @@ pub(super) static SUBJECT: CodeSubject = CodeSubject {
             remedy: "Have everything written again: `walvec reset` where capture runs, then start capture; and \
                      `walvec reset --offsets` for this stage. For forgotten deletes: `walvec reset --purge`, then \
                      `walvec reset --offsets` for this stage, and start it. A longer `broker.kafka.retention_hours`, \
-                     `compact: true`, or a longer `delete.retention.ms` of a compacted topic, keeps it from \
-                     happening.",
+                     `compact: true`, or a longer `delete.retention.ms` of a compacted topic, prevents this.",
             see: Some("broker.md#when-something-stops"),
         },
         Code {
             name: "E_COLLECTION",
-            meaning: "The consumer group's place is about other collections than those of now. One was removed, made \
-                      anew or added, or its payload is another.",
-            risk: "Nothing yet: the worker stops. Rows from before would be missing, or show what they did then.",
+            meaning: "The consumer group's offsets belong to other collections. One was removed, created again or \
+                      added, or its payload has changed.",
+            risk: "Nothing yet: the worker stops. If it continued, older rows would be missing, or would have the \
+                   former payload.",
             remedy: "`walvec reset --offsets` for this stage, so that it reads the topics again from the oldest \
-                     record there is. If they no longer have all rows, or the payload is another: stop all workers, \
+                     record there is. If they no longer have all rows, or the payload has changed: stop all workers, \
                      `walvec reset` where capture runs and start capture, which writes all rows again, then `walvec \
                      reset --offsets`, and start the workers.",
             see: Some("broker.md#when-something-stops"),
@@ -83,23 +83,23 @@ pub(super) static SUBJECT: CodeSubject = CodeSubject {
         Code {
             name: "E_FENCED",
             meaning: "The consumer group went on without this worker, which did not answer in time. The worker joins \
-                      again by itself.",
-            risk: "Nothing is lost. Other workers go on with its partitions.",
+                      again automatically.",
+            risk: "Nothing is lost. Other workers continue with its partitions.",
             remedy: "Nothing.",
             see: Some("broker.md#what-is-guaranteed"),
         },
         Code {
             name: "E_INSTANCE",
             meaning: "The group still has a member of this name. One that was killed counts until its session is \
-                      over. The worker tries again by itself.",
+                      over. The worker tries again automatically.",
             risk: "Nothing is lost. The worker does not read until then.",
             remedy: "Wait a moment. Or give each worker of this machine an `--instance` of its own.",
             see: Some("broker.md#workers"),
         },
         Code {
             name: "E_STALLED",
-            meaning: "No record has come for a while, although a partition holds more. The worker joins again by \
-                      itself.",
+            meaning: "No record has come for a while, although a partition holds more. The worker joins again \
+                      automatically.",
             risk: "Nothing is lost. The rows of the partition are late.",
             remedy: "Nothing.",
             see: Some("broker.md#workers"),
@@ -109,15 +109,15 @@ pub(super) static SUBJECT: CodeSubject = CodeSubject {
             meaning: "A record cannot be read, and is parked.",
             risk: "What the record says about its row is missing in the collection, until it is read or the row \
                    changes.",
-            remedy: "Mend the program that writes the topic, then `walvec dead-letters retry`.",
+            remedy: "Fix the program that writes the topic, then `walvec dead-letters retry`.",
             see: Some("kafka.md"),
         },
         Code {
             name: "E_OP",
-            meaning: "The operation of a record is none that walvec knows, and the record is parked.",
+            meaning: "A record has an operation that walvec does not know, and is parked.",
             risk: "What the record says about its row is missing in the collection, until it is read or the row \
                    changes.",
-            remedy: "Mend the program that writes the topic, then `walvec dead-letters retry`.",
+            remedy: "Fix the program that writes the topic, then `walvec dead-letters retry`.",
             see: Some("kafka.md#reading-the-topics"),
         },
         Code {
@@ -130,9 +130,9 @@ pub(super) static SUBJECT: CodeSubject = CodeSubject {
         },
         Code {
             name: "E_NOT_SENT",
-            meaning: "An update left a value out that walvec cannot find, and the row is parked. It is not stored, \
-                      or may be out of date there, and the worker has no `source.url`, or the table does not have \
-                      the column.",
+            meaning: "An update left out a value that walvec cannot find, and the row is parked. The stored point \
+                      does not have the value, or may have an old one. And the worker has no `source.url`, or the \
+                      table does not have the column.",
             risk: "The row's point is missing, or shows its former version. The other rows go on.",
             remedy: "Give the worker `source.url`. Or let the table send old values: `ALTER TABLE ... REPLICA \
                      IDENTITY FULL;`.",
@@ -140,8 +140,8 @@ pub(super) static SUBJECT: CodeSubject = CodeSubject {
         },
         Code {
             name: "E_STAGE",
-            meaning: "The stage that was asked cannot do that. It does not read PostgreSQL, or collections behind a \
-                      broker are neither repaired nor reindexed in place.",
+            meaning: "This stage cannot do that. It does not read PostgreSQL; or the command repairs or reindexes \
+                      collections, which is not possible behind a broker.",
             risk: UNTOUCHED,
             remedy: "Type the command where `walvec run --stage capture` runs. Instead of a repair: `walvec backfill \
                      --table ... --where ...` there. Instead of a reindex: give the collection another `name` and \

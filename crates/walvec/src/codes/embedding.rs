@@ -52,37 +52,37 @@ pub(super) static SUBJECT: CodeSubject = CodeSubject {
         },
         Code {
             name: "E_MODEL_CHANGED",
-            meaning: "The provider has another model under the same name. It gives a text that is always the same \
-                      another vector than before.",
+            meaning: "The provider has another model under the same name. For a fixed text it returns another vector \
+                      than before.",
             risk: "Points that were written since the time in the message may have vectors of the other model, and \
                    searches compare vectors of two models. walvec stops, so that no more are written.",
-            remedy: "Bring the former model back, start walvec, and let `walvec verify --sample all --repair` mend \
-                     what was written meanwhile; behind a broker it finds it only. Or embed everything again: \
-                     `walvec reset --purge`, then `walvec run`.",
+            remedy: "Bring the former model back, start walvec, and let `walvec verify --sample all --repair` \
+                     replace what was written meanwhile; behind a broker it only finds such points. Or embed \
+                     everything again: `walvec reset --purge`, then `walvec run`.",
             see: Some("embedding.md#when-something-goes-wrong"),
         },
         Code {
             name: "E_EMBED",
             meaning: "The embedder itself failed. walvec tries again.",
             risk: "Nothing is lost. Rows whose text has changed wait.",
-            remedy: "Nothing. If it stays, check memory and the log.",
+            remedy: "Nothing. If the error persists, check memory and the log.",
             see: None,
         },
         Code {
             name: "E_EMBED_UNAVAILABLE",
-            meaning: "The provider does not answer now, or takes no more requests for the moment. walvec asks again \
-                      for ever.",
+            meaning: "The provider does not answer, or takes no more requests at the moment. walvec asks again until \
+                      it does.",
             risk: "Nothing is lost. Rows whose text has changed wait.",
-            remedy: "See that `embedding.url` can be reached from here. If walvec asks too often, set \
+            remedy: "Check that `embedding.url` can be reached from this machine. If walvec asks too often, set \
                      `embedding.requests_per_minute` or `embedding.tokens_per_minute` to what the provider allows.",
             see: Some("embedding.md#when-something-goes-wrong"),
         },
         Code {
             name: "E_EMBED_ANSWER",
-            meaning: "The provider answered something else than the vectors of the texts. walvec asks again.",
+            meaning: "The provider's answer does not have the vectors of the texts. walvec asks again.",
             risk: "Nothing is lost, and nothing of the answer is used. Rows whose text has changed wait.",
-            remedy: "See that `embedding.url` is that of an embedding endpoint. The part of `embedding.model` before \
-                     the first `/` says which protocol it speaks.",
+            remedy: "Check that `embedding.url` is the address of an embedding endpoint. The part of \
+                     `embedding.model` before the first `/` says which protocol it speaks.",
             see: Some("embedding.md#when-something-goes-wrong"),
         },
         Code {
@@ -90,16 +90,16 @@ pub(super) static SUBJECT: CodeSubject = CodeSubject {
             meaning: "The provider refuses every request. The key is wrong, it does not know the model, or the \
                       address is not that of an embedding endpoint.",
             risk: KEPT_NO_ROW,
-            remedy: "What the message says: look at `embedding.url`, `embedding.api_key`, `embedding.model` and \
+            remedy: "Do what the message says: check `embedding.url`, `embedding.api_key`, `embedding.model` and \
                      `embedding.dimensions`.",
             see: Some("embedding.md#when-something-goes-wrong"),
         },
         Code {
             name: "E_EMBED_DIMENSION",
-            meaning: "The provider answers vectors of another dimension. They cannot be compared with those that are \
+            meaning: "The provider returns vectors of another dimension. They cannot be compared with those that are \
                       stored.",
             risk: KEPT_NO_ROW,
-            remedy: "If another model is meant, name it in `embedding.model`. Otherwise set `embedding.dimensions` \
+            remedy: "If you want another model, name it in `embedding.model`. Otherwise set `embedding.dimensions` \
                      to the dimension that was found, or remove it.",
             see: Some("embedding.md#when-something-goes-wrong"),
         },
@@ -115,7 +115,8 @@ pub(super) static SUBJECT: CodeSubject = CodeSubject {
         Code {
             name: "E_EMBED_LONG",
             meaning: "The text of a row is longer than the model reads. The row is parked, because `on_long` is \
-                      `park`. As a warning of `walvec check`: so many of the rows that were looked at are longer.",
+                      `park`. As a warning of `walvec check`: the message says how many of the rows that it read are \
+                      longer.",
             risk: "The point of a parked row is missing, or shows its former version. With `on_long: cut`, the ends \
                    of such texts are not found.",
             remedy: "Let `chunk` cut the texts of the collection, for example `chunk: { tokens: 256, overlap: 32 }`, \

@@ -130,7 +130,7 @@ fn sink(environment: &Environment, stage: Stage) -> Result<SinkSettings, ConfigE
         return refused("qd_host", "not the name of a host");
     }
     if port.is_some_and(|port| !["6333", "6334"].contains(&port)) {
-        return refused("qd_port", "walvec speaks gRPC, and cannot tell which port that is beside this one");
+        return refused("qd_port", "walvec speaks gRPC, and this port does not say which one gRPC uses");
     }
     let qdrant = QdrantSettings { url: format!("http://{host}:6334"), ..QdrantSettings::default() };
     Ok(SinkSettings { qdrant: Some(qdrant), ..SinkSettings::default() })

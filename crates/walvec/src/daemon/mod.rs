@@ -87,7 +87,7 @@ impl Daemon {
         let (token, allowed_hosts) = (config.server.token.clone(), config.server.allowed_hosts.clone());
         if let Some(why) = config.server.weak_token() {
             tracing::warn!(
-                "{why}: programs of this machine can guess it; `openssl rand -hex 32` makes one that nobody guesses"
+                "{why}: programs of this machine can guess it; `openssl rand -hex 32` makes one that cannot be guessed"
             );
         }
         let samples = model_check::file(&config);

@@ -1,4 +1,4 @@
-//! A throw-away PostgreSQL with a catalogue of books.
+//! A temporary PostgreSQL with a catalogue of books.
 //!
 //! - `catalogue`: the books, and their table
 

@@ -44,7 +44,7 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Result<Json<Health>, 
                 None => "starting: the slot, the sink and the model are not all open yet".to_owned(),
             },
         )),
-        Phase::Stopping => Err(ApiProblem::new(Reason::NotReady, "stopping: draining what is under way")),
+        Phase::Stopping => Err(ApiProblem::new(Reason::NotReady, "stopping: writing what is in flight")),
     }
 }
 

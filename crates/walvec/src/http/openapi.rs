@@ -24,19 +24,19 @@ pub(super) fn describe() -> Value {
         "security": [{}, {"token": []}, {"key": []}],
         "paths": {
             "/api/v1/search": {"get": search_by_query_string(), "post": search_by_json()},
-            "/api/v1/backfill": {"post": task("backfill", "Reads rows of a table again while the stream goes on", &json!({
+            "/api/v1/backfill": {"post": task("backfill", "Reads rows of a table again while the stream continues", &json!({
                 "table": {"type": "string", "description": "schema.table"},
                 "where": {"type": "string", "description": "A condition in SQL; without one, every row"},
             }))},
-            "/api/v1/repair": {"post": task("repair", "Reads and embeds rows anew, and removes points that have no row", &json!({
+            "/api/v1/repair": {"post": task("repair", "Reads and embeds rows again, and removes points that have no row", &json!({
                 "collection": {"type": "string"},
                 "rows": {"type": "array", "items": {"type": "array"}, "description": "Keys of rows"},
-                "points": {"type": "array", "items": {"type": "object"}, "description": "id, and version: what _walvec.v was"},
+                "points": {"type": "array", "items": {"type": "object"}, "description": "id, and version: the value of _walvec.v that was found"},
             }))},
-            "/api/v1/resync": {"post": task("resync", "Has all tables read again, or removes points that wait for that word", &json!({
-                "force": {"type": "boolean", "default": false, "description": "Also remove more than half of a collection"},
+            "/api/v1/resync": {"post": task("resync", "Reads all tables again, or, with force, removes points that wait for this permission", &json!({
+                "force": {"type": "boolean", "default": false, "description": "Remove points even if they are more than half of a collection"},
             }))},
-            "/api/v1/reindex": {"post": task("reindex", "Builds the collections anew beside the served ones, then switches", &json!({
+            "/api/v1/reindex": {"post": task("reindex", "Builds new collections while the present ones are served, then switches", &json!({
                 "rollback": {"type": "boolean", "default": false},
             }))},
             "/api/v1/tasks/{id}": {"get": operation("task", "How far the latest backfill, repair or reindex has come", "application/json")},
@@ -52,11 +52,11 @@ pub(super) fn describe() -> Value {
         },
         "components": {
             "securitySchemes": {
-                "token": {"type": "http", "scheme": "bearer", "description": "Needed where the server has a token"},
+                "token": {"type": "http", "scheme": "bearer", "description": "Required if the server has a token"},
                 "key": {"type": "apiKey", "in": "header", "name": KEY_HEADER, "description": KEY},
             },
             "responses": {"problem": {
-                "description": "What went wrong (RFC 9457)",
+                "description": "An error (RFC 9457)",
                 "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
             }},
             "schemas": {"Problem": problem_schema(), "SearchResult": result_schema()},
@@ -76,8 +76,7 @@ fn operation(id: &str, summary: &str, media_type: &str) -> Value {
 }
 
 /// The description of the key.
-const KEY: &str =
-    "What a running walvec keeps in server.json for the owner of its data directory; does for the token too";
+const KEY: &str = "The key in server.json in the data directory, which only its owner can read; replaces the token too";
 
 /// Describes an operation that changes what is stored.
 fn task(id: &str, summary: &str, properties: &Value) -> Value {
@@ -90,7 +89,8 @@ fn task(id: &str, summary: &str, properties: &Value) -> Value {
         "additionalProperties": false,
         "properties": properties,
     }}}});
-    let accepted = json!({"description": "The task has begun; its number", "content": {"application/json": {}}});
+    let accepted =
+        json!({"description": "The task has begun; the answer has its number", "content": {"application/json": {}}});
     operation["responses"] = json!({"202": accepted, "default": operation["responses"]["default"]});
     operation
 }
@@ -112,18 +112,18 @@ fn search_by_query_string() -> Value {
         with_result(operation("search", "Finds points by meaning, by words, or by both", "application/json"));
     let filter = "One condition per parameter: field=value, field!=value, field=[\"one\",\"other\"], or field>=end with >, >=, < or \
                   <=, where the end is a number, a date, or a date and a time as in RFC 3339; or field is null, field is not null. \
-                  Values are read as what the field holds; meta.color is a member of the JSON field meta. What can never match is \
-                  refused with the fields that there are.";
+                  Values are read as the type of the field; meta.color is a member of the JSON field meta. A condition that can never \
+                  match is refused; the message lists the fields.";
     operation["parameters"] = json!([
         parameter(
             "q",
             true,
-            "What to look for",
+            "The text to search for",
             json!({"type": "string", "minLength": 1, "maxLength": MAX_QUERY_BYTES})
         ),
-        parameter("collection", false, "Where; needed only if there are several", json!({"type": "string"})),
+        parameter("collection", false, "The collection; required if there are several", json!({"type": "string"})),
         parameter("mode", false, MODE, mode_schema()),
-        parameter("limit", false, "How many hits at most", limit_schema()),
+        parameter("limit", false, "The maximum number of hits", limit_schema()),
         parameter("group", false, GROUP, group_schema()),
         parameter("min_score", false, "The lowest score of a hit; not in the mode hybrid", score_schema()),
         parameter("filter", false, filter, json!({"type": "array", "items": {"type": "string"}})),
@@ -137,20 +137,20 @@ fn parameter(name: &str, required: bool, description: &str, schema: Value) -> Va
 }
 
 fn page_of_points() -> Value {
-    let summary = "A page of points, exactly as they are stored, in the order of their ids or of a field, and where the next page begins";
+    let summary = "A page of points, exactly as they are stored, in the order of their ids or of a field, with the cursor of the next page";
     let mut operation = operation("pageOfPoints", summary, "application/json");
     let limit =
         json!({"type": "integer", "minimum": 1, "maximum": points::MAX_LIMIT, "default": points::DEFAULT_LIMIT});
     operation["parameters"] = json!([
-        parameter("collection", false, "Where; needed only if there are several", json!({"type": "string"})),
+        parameter("collection", false, "The collection; required if there are several", json!({"type": "string"})),
         parameter(
             "from",
             false,
-            "Without order_by, the id that the page begins with: the last page's next",
+            "Without order_by, the id that the page begins with: next of the page before",
             id_schema()
         ),
-        parameter("limit", false, "How many points at most", limit),
-        parameter("vectors", false, "Whether vectors are wanted", json!({"type": "boolean", "default": false})),
+        parameter("limit", false, "The maximum number of points", limit),
+        parameter("vectors", false, "Whether the answer has the vectors", json!({"type": "boolean", "default": false})),
         parameter("order_by", false, ORDER_BY, json!({"type": "string"})),
         parameter("cursor", false, SORTED_CURSOR, json!({"type": "string"})),
     ]);
@@ -163,10 +163,11 @@ const ORDER_BY: &str = "A field that is indexed as integer, float or datetime: p
                         value come last";
 
 /// The description of the cursor of an order.
-const SORTED_CURSOR: &str = "With order_by, where the page begins: what the page before says in next. collection and order_by have to be as they were there";
+const SORTED_CURSOR: &str =
+    "With order_by, the cursor: next of the page before. Send the same collection and order_by as for that page";
 
 fn points_by_id() -> Value {
-    let mut operation = operation("pointsById", "Those of the points that exist", "application/json");
+    let mut operation = operation("pointsById", "Those of the named points that exist", "application/json");
     operation["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": {
         "type": "object",
         "required": ["ids"],
@@ -182,16 +183,21 @@ fn points_by_id() -> Value {
 }
 
 fn page_of_dead_letters() -> Value {
-    let summary = "Parked rows, which could not be processed, in the order of their keys";
+    let summary = "Rows that could not be processed, in the order of their keys";
     let mut operation = operation("pageOfDeadLetters", summary, "application/json");
     let most = dead_letters::MAX_LIMIT;
     operation["parameters"] = json!([
-        parameter("collection", false, "Where; needed only if there are several", json!({"type": "string"})),
-        parameter("after", false, "The last page's next: a JSON array of key values", json!({"type": "string"})),
+        parameter("collection", false, "The collection; required if there are several", json!({"type": "string"})),
+        parameter(
+            "after",
+            false,
+            "The cursor: next of the page before, a JSON array of key values",
+            json!({"type": "string"})
+        ),
         parameter(
             "limit",
             false,
-            "How many at most",
+            "The maximum number of parked rows",
             json!({"type": "integer", "minimum": 1, "maximum": most, "default": most})
         ),
     ]);
@@ -217,7 +223,7 @@ fn points_schema() -> Value {
         "required": ["points", "next"],
         "properties": {"points": {"type": "array", "items": point}, "next": {
             "type": ["integer", "string", "null"],
-            "description": "With order_by the cursor of the next page, else the id that it begins with; null at the end",
+            "description": "The next page: with order_by its cursor, else its first id; null on the last page",
         }},
     })
 }
@@ -262,8 +268,7 @@ fn search_by_json() -> Value {
 }
 
 /// The description of a cursor.
-const CURSOR: &str =
-    "Where the page begins: what the page before says in next. Everything else has to be as it was there";
+const CURSOR: &str = "The cursor: next of the page before. Send everything else unchanged";
 
 fn collections() -> Value {
     let summary = "The collections that can be searched, with their fields, types, indexes and filters";
@@ -278,7 +283,7 @@ fn collections() -> Value {
             "from": {"type": "string", "enum": ["column", "computed", "chunk"]},
             "index": {"type": ["string", "null"]},
             "filters": {"type": "array", "items": {"type": "string", "enum": ["=", "!=", "<", "<=", ">", ">="]}},
-            "sorted": {"type": "boolean", "description": "Whether points can be listed in its order"},
+            "sorted": {"type": "boolean", "description": "Whether points can be listed in the order of this field"},
         },
     });
     let collection = json!({
@@ -303,15 +308,15 @@ fn collections() -> Value {
 }
 
 /// The description of modes.
-const MODE: &str = "What the search goes by: the meaning of the text (dense), its words (keyword), or both rankings fused (hybrid). \
-                    Default: hybrid where the collection has it, else dense";
+const MODE: &str = "What the search compares: the meaning of the text (dense), its words (keyword), or both rankings fused (hybrid). \
+                    Default: hybrid if the collection has it, else dense";
 
 fn mode_schema() -> Value {
     json!({"type": "string", "enum": ["hybrid", "dense", "keyword"], "description": MODE})
 }
 
 /// The description of grouping.
-const GROUP: &str = "With row, a row counts once, as the nearest of its chunks";
+const GROUP: &str = "With row, each row is shown once, by its best chunk";
 
 fn score_schema() -> Value {
     json!({"type": "number", "description": "Cosine similarity, -1 to 1, in the mode dense; BM25 score in the mode keyword"})
@@ -332,7 +337,7 @@ fn result_schema() -> Value {
         "properties": {
             "id": id_schema(),
             "score": {"type": "number", "description": "Higher is better. Dense: cosine similarity; keyword: BM25; hybrid: reciprocal ranks"},
-            "table": {"type": ["string", "null"], "description": "The row's table; null, as the following, for a point that walvec did not write"},
+            "table": {"type": ["string", "null"], "description": "The row's table; null, like key, chunk and chunks, for a point that walvec did not write"},
             "key": {"type": ["array", "null"], "description": "The values of the row's key"},
             "chunk": {"type": ["integer", "null"], "description": "The number of the chunk inside its row, from 0"},
             "chunks": {"type": ["integer", "null"], "description": "How many chunks the row has"},
@@ -361,7 +366,7 @@ fn result_schema() -> Value {
             "collection": {"type": "string"},
             "hits": {"type": "array", "items": hit},
             "next": {"type": ["string", "null"], "description": "The cursor of the next page; null at the end"},
-            "note": {"type": "string", "description": "Why there can be no hits; only there if no word of a search by words counts"},
+            "note": {"type": "string", "description": "Why there are no hits; only present if a search by words has no word that counts"},
             "query_cut": {"type": "boolean", "description": "Whether the query is longer than the model reads: only its beginning counted"},
             "freshness": freshness,
         },

@@ -93,7 +93,7 @@ impl ReindexCandidate {
         let ServedPipeline { parts: current, store, pipeline: primary } = served;
         refused::refuse_other_rows(&current.config, &config)?;
         let nothing =
-            || Failure::definite("E_REINDEX", "nothing has been stored yet that could be built anew").passing();
+            || Failure::definite("E_REINDEX", "nothing has been stored yet that could be built again").passing();
         let checkpoint = store.checkpoint().map_err(PipelineError::from)?;
         let checkpoint = checkpoint.filter(|checkpoint| checkpoint.snapshot == SnapshotState::Done);
         let checkpoint = checkpoint.ok_or_else(nothing)?;
@@ -187,7 +187,7 @@ impl ReindexCandidate {
         // The pipeline's own remedies are about the served collections, which are intact.
         let command = self.command();
         self.pipeline.ended().await.map_err(|failure| failure.with_remedy(command))?;
-        Err(Failure::definite("E_STOPPED", "the reindex was stopped; it goes on with the next start"))
+        Err(Failure::definite("E_STOPPED", "the reindex was stopped; it continues at the next start"))
     }
 
     fn checkpoint(&self) -> Result<Checkpoint, Failure> {

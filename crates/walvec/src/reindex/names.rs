@@ -130,7 +130,9 @@ pub(super) async fn switch(
             Ok(()) => return Ok(()),
             Err(error @ SinkError::Missing { .. }) => return Err(sink_failure("*", error)),
             Err(error) if error.is_retryable() && !stop.is_cancelled() => {
-                tracing::warn!("the new collections cannot take over yet, searches go on with the old ones: {error}");
+                tracing::warn!(
+                    "the new collections cannot take over yet, searches continue with the old ones: {error}"
+                );
                 pause(stop).await;
             }
             Err(error) => return Err(sink_failure("*", error)),

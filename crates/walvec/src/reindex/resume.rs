@@ -24,7 +24,7 @@ pub(crate) async fn at_start(config: Config) -> Result<(Config, Option<Unfinishe
     }
     match served {
         Some(served) => {
-            tracing::info!("a reindex was under way: searches are answered as before, and it goes on");
+            tracing::info!("a reindex was not finished: it continues, and searches are answered as before");
             Ok((served, Some(unfinished)))
         }
         None => Ok((config, None)),

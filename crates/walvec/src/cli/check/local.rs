@@ -134,7 +134,7 @@ async fn collections(
 ) -> Option<String> {
     // Until a reindex has ended, `run` serves the former collections and continues the reindex.
     if state::unfinished(config).is_some_and(|under_way| !under_way.is_over) {
-        report.ok("collections", "a reindex is not finished; `walvec run` goes on with it");
+        report.ok("collections", "a reindex is not finished; `walvec run` continues it");
         return None;
     }
     let mut missing = None;

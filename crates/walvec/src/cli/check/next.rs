@@ -61,7 +61,7 @@ impl fmt::Display for Next {
             Self::Read { tables } => {
                 write!(f, "Ready: `walvec run` will read {}, then follow every change.", count(tables))
             }
-            Self::Resume { at } => write!(f, "Ready: `walvec run` goes on where it stopped, at {at}."),
+            Self::Resume { at } => write!(f, "Ready: `walvec run` continues where it stopped, at {at}."),
             Self::ReadAgain { tables, why, is_stored } => write!(
                 f,
                 "Ready: `walvec run` will read {} again, because {why}. {}",
@@ -74,7 +74,7 @@ impl fmt::Display for Next {
             ),
             Self::ReadAnew { tables, why } => write!(
                 f,
-                "Ready: `walvec run` goes on where it stopped, and reads {} again meanwhile: {why}. Unchanged texts are not embedded again.",
+                "Ready: `walvec run` continues where it stopped, and reads {} again meanwhile: {why}. Unchanged texts are not embedded again.",
                 tables.join(", ")
             ),
             Self::Runs => f.write_str("walvec is running with this configuration."),

@@ -179,7 +179,7 @@ mod tests {
     fn a_stale_collection_leads_to_reindex() {
         let mut report = CheckReport::default();
         report.next(Next::Resume { at: walvec_model::Lsn(1) });
-        assert!(report.conclusion().contains("goes on"));
+        assert!(report.conclusion().contains("continues where it stopped"));
         report.error("collection books", &Failure::definite(E_FINGERPRINT, "other text"));
         assert!(report.conclusion().contains("`walvec reindex`, because of the collection books"));
         report.error("model", &Failure::definite("E_MODEL_MISSING", "none"));

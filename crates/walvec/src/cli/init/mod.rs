@@ -28,23 +28,23 @@ use crate::config::{self, Config, Environment};
 
 /// Inspect a database and write a commented configuration for it.
 ///
-/// Which columns hold text, what is worth storing and filtering by, and whether texts are long enough to be cut into chunks is
-/// guessed from the catalogue and the first 1000 rows of each table. Columns that look like secrets or like personal data are left
-/// out. Nothing is changed in the database. Read the file that it wrote, then type `walvec check`.
+/// From the catalogue and the first 1000 rows of each table, walvec guesses which columns hold text, which are worth storing and
+/// filtering by, and whether texts have to be cut into chunks. It leaves out columns that look like secrets or personal data. It
+/// changes nothing in the database. Review the file, then type `walvec check`.
 #[derive(Args)]
 pub(crate) struct InitArgs {
-    /// The database: postgres://user@host:5432/database [default: DATABASE_URL, or PGHOST, PGUSER, ...]. It is not written
-    /// into the file, which says ${DATABASE_URL}.
+    /// The database: postgres://user@host:5432/database [default: DATABASE_URL, or PGHOST, PGUSER, ...]. The file
+    /// does not contain it, but refers to ${DATABASE_URL}.
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// A table, as schema.table or quoted as in SQL; may be given several times. Default: every table with a primary key and
-    /// texts.
+    /// a text column.
     #[arg(long = "table", value_name = "TABLE", value_parser = table)]
     tables: Vec<TableName>,
-    /// Put columns that look like personal data into text and payload too: names of persons, addresses, phone numbers, ...
+    /// Include columns that look like personal data: names of persons, addresses, phone numbers, ...
     #[arg(long)]
     include_personal: bool,
-    /// The file to write, which must not exist; - for standard output.
+    /// The file to write. It must not exist yet; - means standard output.
     #[arg(short, long, value_name = "FILE", default_value = "walvec.yaml")]
     output: PathBuf,
 }

@@ -24,10 +24,10 @@ pub(super) const STAGES: [Stage; 4] = [Stage::Capture, Stage::Index, Stage::Embe
 /// The code of the error for a data directory that another process uses.
 const E_LOCKED: &str = "E_LOCKED";
 
-/// Show how far the sync has come: phase, lag, points, parked rows. Of a walvec that has stopped, also why.
+/// Show the phase, the lag, points and parked rows; after a stop, also the reason.
 ///
-/// With --json the fields are the same whether it runs or not; unknown values are null. Behind a broker it is an object with a
-/// status for each process of this machine.
+/// With --json the fields are the same whether walvec runs or not; unknown values are null. With a broker the JSON is an object with
+/// one status for each process on this machine.
 #[derive(Args)]
 pub(crate) struct StatusArgs {
     #[command(flatten)]

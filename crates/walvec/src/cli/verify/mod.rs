@@ -33,18 +33,18 @@ use crate::assembly::{self, transform};
 use crate::client::Client;
 use crate::config::{ChunkSettings, CollectionConfig, Config, Stage};
 
-/// Compare every point with its row, while everything runs; with --repair, mend what differs.
+/// Compare every point with its row, while everything runs; with --repair, repair what differs.
 ///
-/// Reads the rows again by a plain SELECT in one consistent snapshot and every point of the collection, and compares their
-/// content by rules of its own: id, payload, key, hash of the text, model. What differs is read again until it is certain
-/// that neither side was just being changed. Needs a running `walvec run`; searches and changes go on meanwhile.
+/// Reads the rows by a plain SELECT in one consistent snapshot, reads every point of the collection, and compares both with
+/// code of its own: id, payload, key, hash of the text, model. A difference is checked again until it is certain that the row
+/// was not changing. Needs a running `walvec run`; searches and changes continue meanwhile.
 ///
-/// Finds: rows without a point (missing), points without a row (extra), points that do not show their row (stale), rows
-/// with another number of chunks (chunks), and vectors that are not those of the text (bad vectors). Vectors are computed
-/// again for a sample only, because nothing that is stored shows that a vector is wrong; --sample all takes as long as
-/// embedding the whole table. Parked rows are listed, and do not count as mismatches.
+/// Finds rows without a point (missing), points without a row (extra), points that differ from their row (stale), rows with
+/// a wrong number of chunks (chunks), and vectors that do not belong to their text (bad vectors). Vectors are checked for a
+/// sample of points only, because each text has to be embedded again; --sample all takes as long as embedding the whole
+/// table. Parked rows are listed, and do not count as mismatches.
 ///
-/// Exit code 0: nothing differs. 1: mismatches. 3: the comparison failed.
+/// Exit code 0: no mismatches. 1: mismatches. 3: the comparison failed.
 #[derive(Args)]
 pub(crate) struct VerifyArgs {
     #[command(flatten)]
@@ -52,14 +52,14 @@ pub(crate) struct VerifyArgs {
     /// Only this collection [default: all of them]
     #[arg(long, value_name = "NAME")]
     collection: Option<String>,
-    /// Have the running walvec mend what differs, then compare that again: rows are read and embedded again, points
-    /// without a row are removed.
+    /// Let the running walvec read and embed the rows that differ again, and remove points without a row. Then compare these
+    /// again.
     #[arg(long)]
     repair: bool,
-    /// How many points' texts are embedded again, or "all".
+    /// How many points to embed again, or "all".
     #[arg(long, value_name = "N|all", default_value = "200", value_parser = sample)]
     sample: VectorSample,
-    /// Choose the same sample again [default: another one each time; it is printed]
+    /// The seed that chooses the sample, to choose the same one again [default: random, and printed]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Print JSON.
@@ -95,7 +95,7 @@ fn sample(text: &str) -> Result<VectorSample, String> {
 pub(crate) async fn execute(args: VerifyArgs) -> Result<ExitCode, Failure> {
     let config = args.config.load_to_compare()?;
     let collections = chosen(&config, args.collection.as_deref())?;
-    let why = ", so that nothing says up to where the collections should be like their tables";
+    let why = ", so it is not known which changes the collections should contain";
     let running = match (&config.broker, &config.sink.qdrant) {
         // The points of a server are read directly, and a group of workers has no member that could answer for all.
         (Some(_), Some(_)) => None,

@@ -105,7 +105,7 @@ impl DisplayState {
                     Some(RepairState::Queued) => "; waiting for another task to end".to_owned(),
                     Some(RepairState::Running(rows)) => format!("; {rows} rows read again"),
                 };
-                format!("{sent} of {of} findings sent to be mended{state}")
+                format!("{sent} of {of} findings sent to be repaired{state}")
             }
         }
     }
@@ -186,7 +186,7 @@ pub(super) fn text(outcomes: &[VerifyOutcome], sample: VectorSample, seed: u64) 
     for VerifyOutcome { report, mended } in outcomes {
         let Some(mended) = mended else { continue };
         lines.push(format!(
-            "{}: {} mismatches found, {} mended, {} parked, {} left, {} unsettled.",
+            "{}: {} mismatches found, {} repaired, {} parked, {} left, {} unsettled.",
             report.collection,
             report.mismatches(),
             mended.mended,
@@ -276,10 +276,10 @@ fn conclusion(outcomes: &[VerifyOutcome], sample: VectorSample, seed: u64) -> St
         rows => format!(" {rows} rows could not be processed and are parked: walvec dead-letters list"),
     };
     let verdict = match (left, outcomes.iter().any(|outcome| outcome.mended.is_some())) {
-        (0, _) if parked.is_empty() => "Every point is what its row says.".to_owned(),
+        (0, _) if parked.is_empty() => "Every point matches its row.".to_owned(),
         (0, _) => "Every other point is what its row says.".to_owned(),
         (left, true) => format!("{left} mismatches are left."),
-        (left, false) => format!("{left} mismatches. To mend them: walvec verify --repair"),
+        (left, false) => format!("{left} mismatches. To repair them: walvec verify --repair"),
     };
     format!("{vectors}\n{verdict}{parked}{moving}")
 }

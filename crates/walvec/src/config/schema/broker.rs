@@ -47,10 +47,10 @@ pub(crate) struct KafkaSettings {
     pub(crate) partitions: Option<u32>,
     /// The number of brokers that keep a copy of a topic that walvec creates. Default: the broker's.
     pub(crate) replication_factor: Option<u32>,
-    /// How long a topic that walvec creates keeps its records, in hours; 0 keeps them for ever. A worker that is away for longer
+    /// How long a topic that walvec creates keeps its records, in hours; 0 keeps them forever. A worker that is stopped for longer
     /// misses changes, and notices that.
     pub(crate) retention_hours: u64,
-    /// Keep the last record of every row for ever, instead of every record for some time. Only for topics that walvec creates,
+    /// Keep the last record of every row forever, instead of every record for some time. Only for topics that walvec creates,
     /// and not with `format: reference`.
     pub(crate) compact: bool,
     /// How records are compressed: `none`, `gzip`, `snappy`, `lz4` or `zstd`.
@@ -140,7 +140,7 @@ impl KafkaSettings {
         })
     }
 
-    /// Returns how long topics that walvec creates keep their records; `None` means for ever.
+    /// Returns how long topics that walvec creates keep their records; `None` means forever.
     pub(crate) const fn retention(&self) -> Option<Duration> {
         match self.retention_hours {
             0 => None,

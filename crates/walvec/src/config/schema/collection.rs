@@ -126,10 +126,11 @@ impl From<OnLong> for walvec_pipeline::OnLong {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ChunkSettings {
-    /// The most tokens of the embedding model in a chunk, 8 to what the model reads. Sections, paragraphs and sentences stay whole where they fit.
+    /// The maximum length of a chunk in tokens of the model, from 8 to what the model reads. Sections, paragraphs and sentences stay
+    /// whole where they fit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tokens: Option<usize>,
-    /// The most sentences in a chunk, 1 to 1000.
+    /// The maximum number of sentences in a chunk, 1 to 1000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) sentences: Option<usize>,
     /// How many tokens, or sentences, from the end of a chunk the next one repeats; at most half a chunk.

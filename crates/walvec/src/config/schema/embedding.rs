@@ -18,10 +18,10 @@ pub(crate) struct EmbeddingSettings {
     /// (Model2Vec); or a model behind an HTTP interface: `openai/<model>` (OpenAI, and compatible servers), `ollama/<model>`, `tei/<model>`
     /// (Text Embeddings Inference). Collections remember the model they were built with; another one is refused.
     pub(crate) model: String,
-    /// Put before each text that is embedded, for models that want it, e.g. `passage: `. A change takes `walvec reindex`.
+    /// Words before each text that is embedded, for models that expect them, e.g. `passage: `. Changing them takes `walvec reindex`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) document_prefix: String,
-    /// Put before each query, for models that want it, e.g. `query: `. May be changed at any time.
+    /// Words before each query, for models that expect them, e.g. `query: `. May be changed at any time.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) query_prefix: String,
     /// The provider's address, without the protocol's own path. Default: `https://api.openai.com/v1` for `openai/`, `http://localhost:11434` for
@@ -36,20 +36,20 @@ pub(crate) struct EmbeddingSettings {
     /// model's own, which a first request at the start finds out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) dimensions: Option<usize>,
-    /// The most texts in a request, 1 to 2048. Default: 64 for `openai/`, 32 for the others.
+    /// The maximum number of texts in a request, 1 to 2048. Default: 64 for `openai/`, 32 for the others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) batch_items: Option<usize>,
-    /// The most tokens in a request, estimated as a third of the bytes; a longer text goes alone. Default: 300000 for `openai/`, 65536 for the
-    /// others.
+    /// The maximum number of tokens in a request, estimated as a third of the bytes; a longer text is sent alone.
+    /// Default: 300000 for `openai/`, 65536 for the others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) batch_tokens: Option<u64>,
-    /// The most requests in flight, 1 to 256. Requests that the provider told to wait do not count. Default: 4.
+    /// The maximum number of requests in flight, 1 to 256. Requests that the provider told to wait do not count. Default: 4.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) concurrency: Option<usize>,
-    /// The most requests per minute, evenly spread. Each process counts its own. Default: no limit.
+    /// The maximum number of requests per minute, evenly spread. Each process counts its own. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) requests_per_minute: Option<u64>,
-    /// The most tokens per minute, estimated as for `batch_tokens`. Default: no limit.
+    /// The maximum number of tokens per minute, estimated as for `batch_tokens`. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tokens_per_minute: Option<u64>,
     /// How long a request may take, in milliseconds, 100 to 3600000. Default: 60000; 300000 for `ollama/`, which may have to

@@ -27,7 +27,7 @@ pub(crate) struct LookupSettings {
     /// these are sorted by their key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) order: Option<String>,
-    /// With `many`, the most rows in the list, 1 to 10000. Default: 100.
+    /// With `many`, the maximum number of rows in the list, 1 to 10000. Default: 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) limit: Option<u32>,
 }

@@ -59,7 +59,7 @@ pub(crate) struct Config {
     /// The HTTP server: search API, search page, health, metrics.
     #[serde(default)]
     pub(crate) server: ServerSettings,
-    /// How rows travel from the database to the sink. The defaults are good ones.
+    /// How rows are batched on their way from the database to the sink. The defaults rarely need a change.
     #[serde(default)]
     pub(crate) pipeline: PipelineSettings,
     /// The directory in which models are kept, from `WALVEC_MODELS`.

@@ -1,15 +1,16 @@
-//! How rows travel from the database to the sink.
+//! How rows are batched on their way from the database to the sink.
 
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// How rows travel from the database to the sink.
+/// How rows are batched on their way from the database to the sink.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct PipelineSettings {
-    /// The most rows that are read and rendered together, 1 to 10000. They are embedded and written in parts of one model call each.
+    /// The maximum number of rows that are read and rendered together, 1 to 10000. They are embedded and written in parts,
+    /// one call of the model for each.
     pub(crate) batch_rows: usize,
     /// How long a row of an unfinished transaction waits for further rows, in milliseconds, 0 to 10000.
     pub(crate) batch_wait_ms: u64,

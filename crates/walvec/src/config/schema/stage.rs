@@ -12,15 +12,15 @@ pub(crate) enum Stage {
     /// From PostgreSQL into the collections, in one process. With `broker`, through its topics.
     #[default]
     All,
-    /// PostgreSQL → a topic of changes per table. One process; needs the slot, no model and no Qdrant.
+    /// PostgreSQL → one topic of changes per table. One process. Needs the slot, but no model and no Qdrant.
     Capture,
-    /// Topics of changes → embedded → collections, any number of workers (one with the embedded engine). Needs the model;
+    /// Topics of changes → vectors → collections. Any number of workers; one with the embedded engine. Needs the model, and
     /// PostgreSQL only to read values that it did not send.
     Index,
-    /// Topics of changes → embedded → the topic of vectors, any number of workers. Needs the model, no Qdrant; PostgreSQL as
+    /// Topics of changes → the topic of vectors. Any number of workers. Needs the model and no Qdrant, and PostgreSQL only as
     /// index does.
     Embed,
-    /// The topic of vectors → collections, any number of workers. Needs no model.
+    /// The topic of vectors → collections. Any number of workers. Needs no model.
     Sink,
 }
 
