@@ -98,3 +98,30 @@ fn a_row_under_another_key_is_never_completed_from_the_stored_point_of_its_old_k
     assert_eq!(state_of(&swapped, 1), unknown(row(1, "two", None)));
     assert_eq!(state_of(&swapped, 2), unknown(row(2, "one", None)));
 }
+
+#[test]
+fn rows_stay_in_the_order_in_which_they_first_appear() {
+    let entries =
+        folded(vec![insert(3, "a", "x"), insert(1, "b", "x"), Op::Delete { key: key(3) }, insert(2, "c", "x")]);
+    let keys: Vec<RowKey> = entries.into_iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, [3, 1, 2].map(key));
+}
+
+#[test]
+fn an_update_of_a_row_that_the_batch_has_deleted_takes_nothing_from_before_the_delete() {
+    let entries = folded(vec![insert(1, "a", "long"), Op::Delete { key: key(1) }, update(1, "b", None)]);
+    assert_eq!(state_of(&entries, 1), RowState::Present { row: row(1, "b", None), base: BaseVersion::Unknown });
+}
+
+#[test]
+fn a_value_that_is_sent_later_makes_the_stored_point_needless() {
+    let entries = folded(vec![update(1, "a", None), update(1, "b", Some("sent")), update(1, "c", None)]);
+    assert_eq!(state_of(&entries, 1), present(row(1, "c", Some("sent"))));
+}
+
+#[test]
+fn a_row_that_takes_the_key_of_one_that_has_moved_away_is_there() {
+    let entries = folded(vec![insert(1, "a", "x"), rename(1, 2, "a"), insert(1, "b", "y")]);
+    assert_eq!(state_of(&entries, 1), present(row(1, "b", Some("y"))));
+    assert_eq!(state_of(&entries, 2), present(row(2, "a", Some("x"))));
+}
