@@ -10,7 +10,8 @@ fn failure(id: u64) -> RowFailure {
 fn batch(rows: &[u64], failed: &[u64]) -> Batch {
     let changes = rows.iter().map(|id| insert(10, *id, "text")).collect();
     let failed = failed.iter().copied().map(failure).collect();
-    Batch { entries: coalesce(changes), purpose: Purpose::Reread, context: Arc::default(), failed }
+    let purpose = Purpose::Reread;
+    Batch { entries: coalesce(changes), purpose, has_inserts_only: false, context: Arc::default(), failed }
 }
 
 fn keys(batch: &Batch) -> Vec<RowKey> {
