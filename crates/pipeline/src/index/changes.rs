@@ -29,6 +29,15 @@ use crate::writer::{Batch, BatchContext, Purpose, RowFailure, Writer};
 /// The code of a dead letter whose record lacks a column.
 const E_SCHEMA: &str = "E_SCHEMA";
 
+/// The topics with changes.
+pub(super) struct ChangeTopics<'a> {
+    pub(super) format: Format,
+    /// The topics, each with its table if it holds the records of only one.
+    pub(super) topics: &'a [(String, Option<TableName>)],
+    /// Those that are compacted.
+    pub(super) compacted: HashSet<String>,
+}
+
 /// Takes changes in and writes them into collections.
 pub(super) struct ChangeHandler {
     format: Format,
@@ -51,7 +60,7 @@ pub(super) struct ChangeHandler {
     bytes: usize,
     /// The distinct traces of the records in `pending`.
     traces: BTreeSet<String>,
-    /// The shape of each table in `pending`. ChangeHandler of another shape cannot complete these.
+    /// The shape of each table in `pending`. Rows of another shape cannot complete these.
     shapes: HashMap<TableName, Arc<Table>>,
     /// The generation of each row in `pending`.
     generations: HashMap<(TableName, RowKey), Generation>,
@@ -82,14 +91,13 @@ impl Completion for BatchCompletion {
 
 impl ChangeHandler {
     pub(super) fn new(
-        format: Format,
-        topics: &[(String, Option<TableName>)],
-        compacted: HashSet<String>,
+        topics: ChangeTopics<'_>,
         writers: Vec<Writer>,
         source: LazyRowSource,
         batch_rows: usize,
         shared: Shared,
     ) -> Self {
+        let ChangeTopics { format, topics, compacted } = topics;
         let sequencer = Sequencer::new(shared.stop.clone());
         let mut needed: HashMap<TableName, Vec<String>> = HashMap::new();
         for writer in &writers {
@@ -219,7 +227,7 @@ impl ChangeHandler {
         let places: HashMap<RowKey, Place> =
             changes.iter().filter_map(|(change, place)| Some((change.key()?, place.clone()))).collect();
         let mut readable = Vec::with_capacity(changes.len());
-        // ChangeHandler whose last change lacks a column. They are parked, even if an earlier change could be read.
+        // Rows whose last change lacks a column. They are parked, even if an earlier change could be read.
         let mut lacking: HashMap<RowKey, RowFailure> = HashMap::new();
         for (change, _) in changes {
             let lacks = match &change.op {

@@ -41,6 +41,13 @@ pub(super) struct HeldPartition {
     behind: Option<(usize, i64)>,
 }
 
+/// What a member asks about its group, and the broker about its topics.
+#[derive(Clone, Copy)]
+pub(super) struct GroupView<'a> {
+    pub(super) member: &'a Member,
+    pub(super) connection: &'a BrokerConnection,
+}
+
 impl HeldPartition {
     pub(super) const fn new(waiting: Waiting, offset: i64) -> Self {
         Self { waiting, offset, partitions: None, behind: None }
@@ -54,18 +61,17 @@ impl HeldPartition {
     pub(super) async fn is_over(
         &mut self,
         of: &Partition,
-        member: &Member,
-        connection: &BrokerConnection,
+        group: GroupView<'_>,
         is_older: impl FnMut(&Record, Position) -> bool,
     ) -> Result<bool, PipelineError> {
         match &self.waiting {
             Waiting::SnapshotEnd(end) => {
-                let committed = member.committed(&of.topic, end.barrier.len()).await?;
+                let committed = group.member.committed(&of.topic, end.barrier.len()).await?;
                 Ok(committed.iter().zip(&end.barrier).all(|(committed, barrier)| committed >= barrier))
             }
             Waiting::Truncate(truncate) => {
                 let position = truncate.position;
-                self.find_behind(of, position, member, connection, is_older).await?;
+                self.find_behind(of, position, group, is_older).await?;
                 Ok(self.behind.is_none())
             }
         }
@@ -76,8 +82,7 @@ impl HeldPartition {
         &mut self,
         of: &Partition,
         position: Position,
-        member: &Member,
-        connection: &BrokerConnection,
+        GroupView { member, connection }: GroupView<'_>,
         mut is_older: impl FnMut(&Record, Position) -> bool,
     ) -> Result<(), PipelineError> {
         let partitions = match self.partitions {

@@ -50,7 +50,7 @@ use crate::source::rows::LazyRowSource;
 use crate::state::dead_letters::DeadLetterStore;
 use crate::upkeep::{count_points, maintain};
 use crate::writer::{Collection, Writer};
-use changes::ChangeHandler;
+use changes::{ChangeHandler, ChangeTopics};
 use fence::WriteFence;
 use points::PointHandler;
 use worker::{RecordHandler, Worker};
@@ -207,23 +207,15 @@ impl Indexer {
         match &self.config.reads {
             Reads::Changes { format, topics } => {
                 about.push(&self.config.config_digest);
-                let about = Fingerprint::of(&about).to_string();
                 let compacted = deletes_kept.keys().cloned().collect();
-                let rows = ChangeHandler::new(
-                    *format,
-                    topics,
-                    compacted,
-                    writers,
-                    source,
-                    self.config.batch_rows,
-                    self.shared.clone(),
-                );
-                self.work(rows, about, deletes_kept, &filled, retry).await
+                let topics = ChangeTopics { format: *format, topics, compacted };
+                let (rows, shared) = (self.config.batch_rows, self.shared.clone());
+                let changes = ChangeHandler::new(topics, writers, source, rows, shared);
+                self.work(changes, self.membership(&about, deletes_kept), &filled, retry).await
             }
             Reads::Vectors { format, .. } => {
-                let about = Fingerprint::of(&about).to_string();
                 let vectors = PointHandler::new(*format, writers, self.config.batch_rows, self.shared.clone());
-                self.work(vectors, about, deletes_kept, &filled, retry).await
+                self.work(vectors, self.membership(&about, deletes_kept), &filled, retry).await
             }
         }
     }
@@ -262,31 +254,34 @@ impl Indexer {
         Ok(kept)
     }
 
-    async fn work<I: RecordHandler>(
-        &self,
-        handler: I,
-        about: String,
-        deletes_kept: BTreeMap<String, Duration>,
-        filled: &[CollectionId],
-        retry: &mut Retry,
-    ) -> Result<(), PipelineError> {
-        let renews = !deletes_kept.is_empty();
-        let membership = Membership {
+    /// Returns how to join the group. `about`: what its offsets are about.
+    fn membership(&self, about: &[&str], deletes_kept: BTreeMap<String, Duration>) -> Membership {
+        Membership {
             deletes_kept,
             group: self.config.group.clone(),
             instance: self.config.instance.clone(),
             topics: self.config.reads.topics(),
             protocol: self.protocol,
-            about,
+            about: Fingerprint::of(about).to_string(),
             session_timeout: self.config.session_timeout,
-        };
+        }
+    }
+
+    async fn work<I: RecordHandler>(
+        &self,
+        handler: I,
+        membership: Membership,
+        filled: &[CollectionId],
+        retry: &mut Retry,
+    ) -> Result<(), PipelineError> {
+        let renews = !membership.deletes_kept.is_empty();
         let consumer = Consumer::join(&self.config.connection, &membership)?;
         self.fence.open(consumer.member());
         let sinks: Vec<Arc<dyn Sink>> =
             self.collections.iter().map(|collection| Arc::clone(&collection.sink)).collect();
         let telemetry = &self.shared.telemetry;
         let (connection, fence) = (self.config.connection.clone(), Arc::clone(&self.fence));
-        let mut worker = Worker::new(connection, consumer, handler, fence, self.shared.clone(), renews);
+        let mut worker = Worker::new(connection, consumer, handler, fence, self.shared.clone()).renewing(renews);
         let outcome = tokio::select! {
             outcome = worker.run(retry) => outcome,
             gone = observe(&sinks, filled, telemetry) => Err(gone),

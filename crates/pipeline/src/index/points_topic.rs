@@ -18,6 +18,17 @@ use walvec_sink::{BoxFuture, CollectionId, Generations, ScrollPage, Sink, SinkEr
 
 use crate::observe::trace;
 
+/// The collection whose points a topic holds.
+#[derive(Clone, Debug)]
+pub struct TopicCollection {
+    /// Its name.
+    pub name: String,
+    /// The name of the dense vectors, if the collection's layout requires one.
+    pub vector: Option<String>,
+    /// The name of the sparse vectors, if there are any.
+    pub keywords: Option<String>,
+}
+
 /// One collection's points in a topic.
 pub struct VectorsTopic {
     topics: Topics,
@@ -25,16 +36,13 @@ pub struct VectorsTopic {
     spec: TopicSpec,
     partitions: AtomicI32,
     format: Format,
-    collection: String,
-    vector: Option<String>,
-    keywords: Option<String>,
+    collection: TopicCollection,
     /// How many deletes were dropped, because the tutorial's format cannot express them.
     dropped: AtomicU64,
 }
 
 impl VectorsTopic {
-    /// Creates the sink. Connects to nothing yet. `vector`: the name of the dense vectors, if the collection's layout
-    /// requires one. `keywords`: the name of the sparse vectors, if there are any.
+    /// Creates the sink. Connects to nothing yet.
     ///
     /// # Errors
     /// [`BrokerError::Settings`].
@@ -43,26 +51,24 @@ impl VectorsTopic {
         producer: Arc<Producer>,
         spec: TopicSpec,
         format: Format,
-        collection: &str,
-        vector: Option<String>,
-        keywords: Option<String>,
+        collection: TopicCollection,
     ) -> Result<Self, BrokerError> {
-        let (collection, partitions) = (collection.to_owned(), AtomicI32::new(spec.partitions));
+        let partitions = AtomicI32::new(spec.partitions);
         let topics = Topics::new(connection)?;
         let dropped = AtomicU64::new(0);
-        Ok(Self { topics, producer, spec, partitions, format, collection, vector, keywords, dropped })
+        Ok(Self { topics, producer, spec, partitions, format, collection, dropped })
     }
 
     fn record(&self, write: &Write) -> Option<Outgoing> {
         match (write, self.format) {
             (Write::Upsert(point), Format::Debezium) => {
-                let names =
-                    vectors::VectorFieldNames { dense: self.vector.as_deref(), keywords: self.keywords.as_deref() };
-                Some(vectors::upsert(&self.collection, point, names, None))
+                let TopicCollection { name, vector, keywords } = &self.collection;
+                let names = vectors::VectorFieldNames { dense: vector.as_deref(), keywords: keywords.as_deref() };
+                Some(vectors::upsert(name, point, names, None))
             }
             (Write::Upsert(point), Format::Reference) => Some(reference_vectors::encode(&embedded(point))),
             (Write::Delete(id), Format::Debezium) => {
-                let record = vectors::delete(&self.collection, *id, Position::default(), Generation::default());
+                let record = vectors::delete(&self.collection.name, *id, Position::default(), Generation::default());
                 // Without headers: the delete has no position of its own here, and its order in the partition is
                 // enough.
                 Some(Outgoing { headers: Vec::new(), ..record })
@@ -80,7 +86,11 @@ impl VectorsTopic {
 
     /// Gives a record about the whole collection a key, if the topic is compacted and accepts no record without one.
     fn keyed(&self, record: Outgoing, purpose: &str) -> Outgoing {
-        if self.spec.compact { record.with_key_about(&format!("{purpose} of {}", self.collection)) } else { record }
+        if self.spec.compact {
+            record.with_key_about(&format!("{purpose} of {}", self.collection.name))
+        } else {
+            record
+        }
     }
 
     async fn send(&self, mut records: Vec<(Option<PointId>, Outgoing)>) -> Result<(), SinkError> {
@@ -178,7 +188,7 @@ impl Sink for VectorsTopic {
             tracing::warn!(%table, "the tutorial's form of vectors knows no truncates: the points stay where they are");
             return Box::pin(std::future::ready(Ok(None)));
         }
-        let record = vectors::truncate(&self.collection, table, before, *of.end());
+        let record = vectors::truncate(&self.collection.name, table, before, *of.end());
         let sent = self.send(vec![(None, self.keyed(record, "truncate"))]);
         Box::pin(async move { sent.await.map(|()| None) })
     }
@@ -204,7 +214,7 @@ impl Sink for VectorsTopic {
                 sweep: Sweep::Generations,
                 barrier,
             };
-            let mut record = self.keyed(vectors::snapshot_end(&self.collection, &end), "snapshot end");
+            let mut record = self.keyed(vectors::snapshot_end(&self.collection.name, &end), "snapshot end");
             record.headers.push((header::TOPIC, self.spec.name.as_bytes().to_vec()));
             self.send(vec![(None, record)]).await?;
             Ok(0)

@@ -13,7 +13,7 @@ use walvec_broker::{BrokerError, Partition, Received, Record};
 use walvec_model::Position;
 
 use super::fence::WriteFence;
-use super::held::{HeldPartition, Waiting};
+use super::held::{GroupView, HeldPartition, Waiting};
 use crate::error::PipelineError;
 use crate::observe::metrics::count_consumed;
 use crate::observe::status::{PartitionStatus, Phase};
@@ -115,7 +115,6 @@ impl<I: RecordHandler> Worker<I> {
         handler: I,
         fence: Arc<WriteFence>,
         shared: Shared,
-        renews: bool,
     ) -> Self {
         let member = consumer.member();
         Self {
@@ -130,8 +129,13 @@ impl<I: RecordHandler> Worker<I> {
             commit_due: None,
             held: BTreeMap::new(),
             consumed: 0,
-            renews,
+            renews: false,
         }
+    }
+
+    /// Sets whether a topic forgets deletes after a while.
+    pub(super) fn renewing(self, renews: bool) -> Self {
+        Self { renews, ..self }
     }
 
     /// Works until asked to stop, or until the consumer cannot be used any more.
@@ -341,7 +345,8 @@ impl<I: RecordHandler> Worker<I> {
         for partition in partitions {
             let Some(held) = self.held.get_mut(&partition) else { continue };
             let is_older = |record: &Record, position| self.handler.is_older(record, position);
-            if !held.is_over(&partition, &self.member, &self.connection, is_older).await? {
+            let group = GroupView { member: &self.member, connection: &self.connection };
+            if !held.is_over(&partition, group, is_older).await? {
                 continue;
             }
             let (waiting, next) = (held.waiting.clone(), held.offset + 1);

@@ -15,7 +15,7 @@ use walvec_broker::wire::Format;
 use walvec_broker::{BrokerError, Partition};
 use walvec_embed::Embedder;
 use walvec_model::{Fingerprint, RowKey, TableName};
-use walvec_pipeline::index::points_topic::VectorsTopic;
+use walvec_pipeline::index::points_topic::{TopicCollection, VectorsTopic};
 use walvec_pipeline::index::{Indexer, IndexerConfig, Reads};
 use walvec_pipeline::publish::{Publisher, PublisherConfig, TableTopic};
 use walvec_pipeline::state::dead_letters::DeadLetter;
@@ -167,8 +167,9 @@ impl<'a> Broker<'a> {
             let topic = self.topic(self.kafka.vectors_topic());
             let (producer, format) = (Arc::clone(&self.producer), format(self.kafka));
             let keywords = collection.keywords_name();
-            let sink = VectorsTopic::new(&self.connection, producer, topic, format, &collection.name, vector, keywords)
-                .map_err(PipelineError::from)?;
+            let filled = TopicCollection { name: collection.name.clone(), vector, keywords };
+            let sink =
+                VectorsTopic::new(&self.connection, producer, topic, format, filled).map_err(PipelineError::from)?;
             Ok(Collection {
                 name: collection.name.clone(),
                 table: collection.table.clone(),
