@@ -45,7 +45,7 @@ pub(crate) async fn refuse_what_cannot_work(source: &Source, during: During) -> 
     let mut errors = Vec::new();
     let findings = match during {
         During::FirstStart => source.preflight().await?,
-        During::Running | During::JobSpec => source.preflight_again().await?,
+        During::Running | During::Job => source.preflight_again().await?,
     };
     for finding in findings {
         match (finding.severity, finding.subject) {

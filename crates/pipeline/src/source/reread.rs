@@ -354,7 +354,7 @@ impl JobReader {
                 Ok(()) => return,
                 Err(error) => error,
             };
-            let error = match error.policy(During::JobSpec) {
+            let error = match error.policy(During::Job) {
                 Policy::Retry => retry.after(error).await.err(),
                 Policy::Restart | Policy::Stop => Some(error),
             };
