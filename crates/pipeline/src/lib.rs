@@ -20,6 +20,7 @@
 //!
 //! Every room uses these:
 //!
+//! - [`port`]: what a running pipeline asks of PostgreSQL, as traits that a test can script
 //! - [`session`]: one session after the other, until a stop; [`retry`]: back-off and waiting
 //! - [`error`]: errors and what follows from each
 //! - [`observe`]: the status, the metrics and the traces
@@ -42,6 +43,7 @@ pub mod error;
 pub mod index;
 mod lengths;
 pub mod observe;
+mod port;
 pub mod publish;
 mod retry;
 mod rounds;

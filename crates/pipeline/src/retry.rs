@@ -44,7 +44,7 @@ impl Retry {
 
     /// Creates a retry for a job.
     pub(crate) fn of_job(telemetry: &Telemetry, stop: &CancellationToken) -> Self {
-        Self { during: During::JobSpec, ..Self::new(telemetry, stop) }
+        Self { during: During::Job, ..Self::new(telemetry, stop) }
     }
 
     /// Creates a retry for a part of a batch. Many parts may have the same problem at the same time; the log shows it

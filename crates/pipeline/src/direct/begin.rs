@@ -11,6 +11,7 @@ use super::follow::follow;
 use super::{Run, snapshot};
 use crate::error::{PipelineError, Resync};
 use crate::observe::status::{Phase, ReadAgain};
+use crate::port::SourcePort;
 use crate::retry::Retry;
 use crate::rounds::answers;
 use crate::source::replay::Replay;
@@ -72,8 +73,9 @@ pub(super) async fn work(
     run.shared.telemetry.phase(Phase::Streaming);
     retry.succeeded();
     tracing::info!(applied = %checkpoint.applied, "following the stream");
-    let checkpointer = Checkpointer::open(Arc::clone(&run.store), Arc::clone(source), checkpoint)?;
-    follow(run, source, stream, checkpointer, replay).await.map_err(found_in)
+    let port: Arc<dyn SourcePort> = Arc::<Source>::clone(source);
+    let checkpointer = Checkpointer::open(Arc::clone(&run.store), Arc::clone(&port), checkpoint)?;
+    follow(run, &port, Box::new(stream), checkpointer, replay).await.map_err(found_in)
 }
 
 /// Continues from a stored checkpoint. Returns what the stream has to replay.

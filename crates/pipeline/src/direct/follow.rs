@@ -10,7 +10,7 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use tokio::time::Instant;
 use tracing::Span;
-use walvec_capture::{CaptureError, ChangeStream, Source};
+use walvec_capture::CaptureError;
 use walvec_model::{Lsn, StreamEvent, Touched};
 
 use crate::direct::Run;
@@ -19,6 +19,7 @@ use crate::error::PipelineError;
 use crate::observe::metrics::count_changes;
 use crate::observe::status::Phase;
 use crate::observe::trace;
+use crate::port::{SourcePort, StreamPort};
 use crate::retry::until;
 use crate::rounds::Rounds;
 use crate::sequencer::{EmbeddedPart, Sequencer};
@@ -49,8 +50,8 @@ enum FollowEvent {
 /// the next stream.
 pub(crate) async fn follow(
     run: &mut Run,
-    source: &Arc<Source>,
-    stream: ChangeStream,
+    source: &Arc<dyn SourcePort>,
+    stream: Box<dyn StreamPort>,
     checkpointer: Checkpointer,
     replay: Replay,
 ) -> Result<(), PipelineError> {
@@ -60,7 +61,7 @@ pub(crate) async fn follow(
     let floors = Floors::new(baseline.floors);
     let (pending, sequencer, active) =
         (Pending::new(&run.collections.lookups()), Sequencer::new(run.shared.stop.clone()), None);
-    let replayed = source.server_position().await?.flushed;
+    let replayed = source.flushed().await?;
     let look_at = Instant::now();
     let mut follower = Follower {
         run,
@@ -85,8 +86,8 @@ pub(crate) async fn follow(
 /// The stream, and the state of everything read from it so far.
 pub(super) struct Follower<'r> {
     pub(super) run: &'r mut Run,
-    pub(super) source: &'r Arc<Source>,
-    pub(super) stream: ChangeStream,
+    pub(super) source: &'r Arc<dyn SourcePort>,
+    pub(super) stream: Box<dyn StreamPort>,
     pub(super) checkpointer: Checkpointer,
     pub(super) replay: Replay,
     /// The server's position when the stream began.
@@ -260,7 +261,7 @@ impl Follower<'_> {
     /// Returns the rows that look up something that has changed.
     async fn affected(&mut self) -> Result<AffectedRows, PipelineError> {
         let Pending { related, unseen, .. } = &mut self.pending;
-        related.take(self.source, self.run.collections.tables(), unseen, &self.run.shared).await
+        related.take(self.source.as_ref(), self.run.collections.tables(), unseen, &self.run.shared).await
     }
 
     /// Renders the rows again that look up something that has changed.
@@ -274,7 +275,7 @@ impl Follower<'_> {
         let mut is_first = true;
         // The application may hold a lock for any length of time, so a stop must not wait for it.
         let shared = self.run.shared.clone();
-        while let Some(mut rows) = shared.or_stop(affected.next(self.source, self.run.batch_rows)).await? {
+        while let Some(mut rows) = shared.or_stop(affected.next(self.source.as_ref(), self.run.batch_rows)).await? {
             if self.run.shared.stop.is_cancelled() && !is_first {
                 return Err(PipelineError::Stopped);
             }
@@ -294,7 +295,8 @@ impl Follower<'_> {
         span: Span,
     ) -> Result<(), PipelineError> {
         while !self.sequencer.may_begin(&self.run.collections.writers, &batches) && self.write_next().await? {}
-        let source = &SourceRows { source: self.source, unseen: &self.pending.unseen, shared: &self.run.shared };
+        let source =
+            &SourceRows { source: self.source.as_ref(), unseen: &self.pending.unseen, shared: &self.run.shared };
         self.sequencer.begin(&mut self.run.collections.writers, source, batches, span).await
     }
 
@@ -339,8 +341,11 @@ impl Follower<'_> {
     pub(super) fn confirm(&mut self) -> Result<(), PipelineError> {
         let turn = self.notes.turn(self.run.collections.writers.len());
         self.note_witnesses(turn);
-        let confirmed = self.checkpointer.store(&self.stream)?;
+        let confirmed = self.checkpointer.store(self.stream.as_ref())?;
         self.run.shared.telemetry.confirmed(confirmed);
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

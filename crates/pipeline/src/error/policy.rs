@@ -28,12 +28,12 @@ pub enum During {
     /// so transient errors are waited out.
     Running,
     /// A backfill or a repair, whose user waits for the result.
-    JobSpec,
+    Job,
 }
 
 impl During {
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 3] = [Self::FirstStart, Self::Running, Self::JobSpec];
+    pub(crate) const ALL: [Self; 3] = [Self::FirstStart, Self::Running, Self::Job];
 }
 
 /// The decisions for one kind of error, in the order of [`During`].

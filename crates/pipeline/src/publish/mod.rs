@@ -37,6 +37,7 @@ use crate::error::policy::During;
 use crate::observe::lock_waits::showing_waits;
 use crate::observe::status::{BrokerStatus, CollectionStatus, Phase, Status};
 use crate::observe::telemetry::Telemetry;
+use crate::port::SourcePort;
 use crate::retry::Retry;
 use crate::session::{self, Sessions};
 use crate::shared::{Leaves, Shared, Truncates};
@@ -309,6 +310,10 @@ async fn open_outlet(
 }
 
 impl Session<'_> {
+    fn port(&self) -> Arc<dyn SourcePort> {
+        Arc::<Source>::clone(&self.source)
+    }
+
     async fn work(
         &mut self,
         stored: Option<Checkpoint>,
@@ -356,8 +361,8 @@ impl Session<'_> {
         retry.succeeded();
         tracing::info!(applied = %checkpoint.applied, "following the stream");
         let generation = checkpoint.generation;
-        let checkpointer = Checkpointer::open(Arc::clone(self.store), Arc::clone(&self.source), checkpoint)?;
-        self.follow(stream, checkpointer, replay, generation, orders, interrupted).await.map_err(found_in)
+        let checkpointer = Checkpointer::open(Arc::clone(self.store), self.port(), checkpoint)?;
+        self.follow(Box::new(stream), checkpointer, replay, generation, orders, interrupted).await.map_err(found_in)
     }
 }
 

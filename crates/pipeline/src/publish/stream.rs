@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use tokio::sync::mpsc;
 use tracing::Span;
 use walvec_broker::wire::{ChangeContext, SnapshotEnd, Sweep};
-use walvec_capture::{CaptureError, ChangeStream};
+use walvec_capture::CaptureError;
 use walvec_model::{Change, Generation, Op, RowKey, StreamEvent, Table, TableName, Touched};
 
 use super::Session;
@@ -18,6 +18,7 @@ use crate::error::{PipelineError, Refusal, Resync};
 use crate::observe::metrics::count_changes;
 use crate::observe::status::Phase;
 use crate::observe::trace;
+use crate::port::StreamPort;
 use crate::retry::until;
 use crate::source::gap;
 use crate::source::lookup_fanout::{AffectedRows, ChangedLookups};
@@ -53,7 +54,7 @@ impl Session<'_> {
     /// Follows `stream` until it fails or the publisher is asked to stop.
     pub(super) async fn follow(
         &mut self,
-        stream: ChangeStream,
+        stream: Box<dyn StreamPort>,
         mut checkpointer: Checkpointer,
         replay: Replay,
         generation: Generation,
@@ -72,7 +73,7 @@ impl Session<'_> {
 
     async fn follow_with(
         &mut self,
-        mut stream: ChangeStream,
+        mut stream: Box<dyn StreamPort>,
         checkpointer: &mut Checkpointer,
         mut replay: Replay,
         generation: Generation,
@@ -107,7 +108,7 @@ impl Session<'_> {
                     }
                 }
                 PublishEvent::Acknowledged => {}
-                PublishEvent::Checkpoint => self.confirm(&stream, checkpointer)?,
+                PublishEvent::Checkpoint => self.confirm(stream.as_ref(), checkpointer)?,
                 PublishEvent::Begin(order) if matches!(order.job, JobSpec::Resync { .. }) => {
                     // Each worker removes what is gone when it reaches the end of the snapshot.
                     let resync = Resync::asked(true);
@@ -127,14 +128,14 @@ impl Session<'_> {
 
     /// Confirms what the broker has, after a short wait for what is in flight. The rest is written again after the next
     /// start.
-    async fn end(&mut self, stream: ChangeStream, checkpointer: &mut Checkpointer) -> Result<(), PipelineError> {
+    async fn end(&mut self, stream: Box<dyn StreamPort>, checkpointer: &mut Checkpointer) -> Result<(), PipelineError> {
         self.shared.telemetry.phase(Phase::Stopping);
         let done = self.topic_writer.acknowledged()?;
         self.note(done, checkpointer);
         if let Ok(done) = tokio::time::timeout(super::GOODBYE, self.topic_writer.drain()).await {
             self.note(done?, checkpointer);
         }
-        self.confirm(&stream, checkpointer)?;
+        self.confirm(stream.as_ref(), checkpointer)?;
         Ok(stream.close().await?)
     }
 
@@ -149,7 +150,7 @@ impl Session<'_> {
         self.shared.leaves.hear(&events, self.store)?;
         self.gather(&events, related, unseen)?;
         // Wait before anything is written: a worker that renders the rows must see what they look up.
-        let affected = related.take(&self.source, &self.tables, unseen, self.shared).await?;
+        let affected = related.take(self.source.as_ref(), &self.tables, unseen, self.shared).await?;
         for event in events {
             match event {
                 StreamEvent::Begin { at, xid } => {
@@ -228,7 +229,7 @@ impl Session<'_> {
         let source = Arc::clone(&self.source);
         let shared = self.shared.clone();
         // The application may hold a lock for any length of time, so a stop must not wait for it.
-        while let Some(mut rows) = shared.or_stop(affected.next(&source, ROWS)).await? {
+        while let Some(mut rows) = shared.or_stop(affected.next(source.as_ref(), ROWS)).await? {
             if self.shared.stop.is_cancelled() {
                 return Err(PipelineError::Stopped);
             }
@@ -282,7 +283,7 @@ impl Session<'_> {
             return Ok(change);
         }
         let Some(key) = change.key() else { return Ok(change) };
-        let source = SourceRows { source: &self.source, unseen, shared: self.shared };
+        let source = SourceRows { source: self.source.as_ref(), unseen, shared: self.shared };
         // Boxed because it is large and rarely needed.
         let found = Box::pin(source.fetch(&change.table, std::slice::from_ref(&key))).await?;
         if let (Some((_, found)), Op::Update { new, .. }) = (found.into_iter().next(), &mut change.op) {
@@ -302,7 +303,7 @@ impl Session<'_> {
         }
     }
 
-    fn confirm(&self, stream: &ChangeStream, checkpointer: &mut Checkpointer) -> Result<(), PipelineError> {
+    fn confirm(&self, stream: &dyn StreamPort, checkpointer: &mut Checkpointer) -> Result<(), PipelineError> {
         checkpointer.note_written(self.topic_writer.written());
         let confirmed = checkpointer.store(stream)?;
         self.shared.telemetry.confirmed(confirmed);
@@ -328,7 +329,7 @@ impl Session<'_> {
         let refusal = match &order.job {
             JobSpec::Backfill { table, .. } | JobSpec::Altered { table, .. } if self.has_topic(table) => {
                 let table = table.clone();
-                return Some(RunningJob::begin(&self.source, self.shared, order, table));
+                return Some(RunningJob::begin(&self.port(), self.shared, order, table));
             }
             JobSpec::Backfill { .. } | JobSpec::Altered { .. } => {
                 refused("it is not part of the configuration that is running", "name a table of the configuration")

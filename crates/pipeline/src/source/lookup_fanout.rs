@@ -8,11 +8,12 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use walvec_capture::{KeyPage, LookupSpec, Related, Source};
+use walvec_capture::{KeyPage, LookupSpec, Related};
 use walvec_model::{Change, LookedUpChange, Lookup, Op, Position, Row, RowKey, Table, TableName, Touched, Value};
 
 use crate::error::PipelineError;
 use crate::observe::metrics::{Stage, Timer};
+use crate::port::SourcePort;
 use crate::shared::Shared;
 use crate::source::unseen::Unseen;
 use crate::writer::row_size::RowSize;
@@ -96,7 +97,7 @@ impl ChangedLookups {
     /// up.
     pub(crate) async fn take(
         &mut self,
-        source: &Source,
+        source: &dyn SourcePort,
         tables: &[Arc<Table>],
         unseen: &Unseen,
         shared: &Shared,
@@ -168,7 +169,11 @@ pub(crate) struct AffectedRows {
 impl AffectedRows {
     /// Returns the next rows as they are now, of one table and at most `count`; `None` at the end. A row that has been
     /// deleted meanwhile is left out: its deletion is still to come.
-    pub(crate) async fn next(&mut self, source: &Source, count: usize) -> Result<Option<Vec<Change>>, PipelineError> {
+    pub(crate) async fn next(
+        &mut self,
+        source: &dyn SourcePort,
+        count: usize,
+    ) -> Result<Option<Vec<Change>>, PipelineError> {
         loop {
             if let Some((table, keys)) = &mut self.found {
                 let count = count.min(self.row_size.rows_at_once());
@@ -199,7 +204,7 @@ impl AffectedRows {
 }
 
 impl LookupQuery {
-    async fn ask(&self, source: &Source) -> Result<Vec<RowKey>, PipelineError> {
+    async fn ask(&self, source: &dyn SourcePort) -> Result<Vec<RowKey>, PipelineError> {
         let _timer = Timer::start(Stage::Relate);
         let changed = self.values.as_deref().map_or(Related::ToAny, Related::To);
         Ok(source

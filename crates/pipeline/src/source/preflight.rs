@@ -50,7 +50,7 @@ fn is_very_first(during: During, stored: Option<&Checkpoint>) -> bool {
 pub(crate) async fn refuse_what_cannot_work(source: &Source, during: During) -> Result<(), PipelineError> {
     let findings = match during {
         During::FirstStart => source.preflight().await?,
-        During::Running | During::JobSpec => source.preflight_again().await?,
+        During::Running | During::Job => source.preflight_again().await?,
     };
     let mut errors = Vec::new();
     for finding in findings {

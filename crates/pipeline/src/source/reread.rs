@@ -11,11 +11,12 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
-use walvec_capture::{CaptureError, Selection, Source};
+use walvec_capture::{CaptureError, Selection};
 use walvec_model::{Change, KeyDigest, Op, PointId, Position, RowKey, TableName};
 
 use crate::error::PipelineError;
 use crate::error::policy::{During, Policy};
+use crate::port::SourcePort;
 use crate::retry::Retry;
 use crate::shared::Shared;
 
@@ -235,7 +236,7 @@ pub(crate) enum JobStep {
 
 impl RunningJob {
     /// Begins to read. From now on, every change of the stream must be passed to [`note`](Self::note).
-    pub(crate) fn begin(source: &Arc<Source>, shared: &Shared, order: QueuedJob, table: TableName) -> Self {
+    pub(crate) fn begin(source: &Arc<dyn SourcePort>, shared: &Shared, order: QueuedJob, table: TableName) -> Self {
         let rows = match &order.job {
             JobSpec::Backfill { filter, .. } => Selection::Where(filter.clone()),
             JobSpec::Altered { partitions: Some(partitions), .. } => Selection::Partitions(partitions.clone()),
@@ -244,8 +245,15 @@ impl RunningJob {
             JobSpec::Resync { .. } => Selection::Where(None),
         };
         let (chunks_in, chunks) = mpsc::channel(1);
-        let reader = read(Arc::clone(source), shared.clone(), table.clone(), rows, order.progress.clone(), chunks_in);
-        Self::reading(order, table, chunks, reader)
+        let reader = JobReader {
+            source: Arc::clone(source),
+            shared: shared.clone(),
+            table: table.clone(),
+            rows,
+            progress: order.progress.clone(),
+            chunks: chunks_in,
+        };
+        Self::reading(order, table, chunks, reader.read())
     }
 
     fn reading(
@@ -325,69 +333,74 @@ impl RunningJob {
     }
 }
 
-/// Reads the rows. After a transient error it starts over, and counts them from zero.
-async fn read(
-    source: Arc<Source>,
+/// The task that reads the rows of a job.
+struct JobReader {
+    source: Arc<dyn SourcePort>,
     shared: Shared,
     table: TableName,
     rows: Selection,
     progress: watch::Sender<Progress>,
     chunks: mpsc::Sender<Reading>,
-) {
-    let mut retry = Retry::of_job(&shared.telemetry, &shared.stop);
-    loop {
-        let rows_estimated = estimate(&source, &table, &rows).await;
-        progress.send_replace(Progress { rows_estimated, ..Progress::default() });
-        let error = match read_once(&source, &table, &rows, &chunks, &mut retry).await {
-            Ok(()) => return,
-            Err(error) => error,
-        };
-        let error =
-            if error.policy(During::JobSpec) == Policy::Retry { retry.after(error).await.err() } else { Some(error) };
-        if let Some(error) = error {
-            // If the receiver is gone, no error needs to be reported: the job was dropped.
-            let _ = chunks.send(Err(error)).await;
-            return;
-        }
-    }
 }
 
-/// Estimates how many rows there are. The number is only shown, so an error leaves it unknown.
-async fn estimate(source: &Source, table: &TableName, rows: &Selection) -> Option<u64> {
-    match rows {
-        Selection::Keys(keys) => Some(keys.len() as u64),
-        // Not counted: the answer may take as long as reading the rows.
-        Selection::Where(Some(_)) | Selection::Partitions(_) => None,
-        Selection::Where(None) => {
-            let estimates = source.estimate_rows().await.ok()?;
-            estimates.into_iter().find(|(name, _)| name == table).map(|(_, rows)| rows).filter(|rows| *rows > 0)
+impl JobReader {
+    /// Reads the rows. After a transient error it starts over, and counts them from zero.
+    async fn read(self) {
+        let mut retry = Retry::of_job(&self.shared.telemetry, &self.shared.stop);
+        loop {
+            let rows_estimated = self.estimate().await;
+            self.progress.send_replace(Progress { rows_estimated, ..Progress::default() });
+            let error = match self.read_once(&mut retry).await {
+                Ok(()) => return,
+                Err(error) => error,
+            };
+            let error = match error.policy(During::Job) {
+                Policy::Retry => retry.after(error).await.err(),
+                Policy::Restart | Policy::Stop => Some(error),
+            };
+            if let Some(error) = error {
+                // If the receiver is gone, no error needs to be reported: the job was dropped.
+                let _ = self.chunks.send(Err(error)).await;
+                return;
+            }
         }
     }
-}
 
-async fn read_once(
-    source: &Source,
-    table: &TableName,
-    rows: &Selection,
-    chunks: &mpsc::Sender<Reading>,
-    retry: &mut Retry,
-) -> Result<(), PipelineError> {
-    if matches!(rows, Selection::Keys(keys) if keys.is_empty()) {
-        return Ok(());
+    /// Estimates how many rows there are. The number is only shown, so an error leaves it unknown.
+    async fn estimate(&self) -> Option<u64> {
+        match &self.rows {
+            Selection::Keys(keys) => Some(keys.len() as u64),
+            // Not counted: the answer may take as long as reading the rows.
+            Selection::Where(Some(_)) | Selection::Partitions(_) => None,
+            Selection::Where(None) => {
+                let estimates = self.source.estimate_rows().await.ok()?;
+                estimates
+                    .into_iter()
+                    .find(|(name, _)| *name == self.table)
+                    .map(|(_, rows)| rows)
+                    .filter(|rows| *rows > 0)
+            }
+        }
     }
-    let mut snapshot = source.begin_reread(table, rows).await?;
-    if chunks.send(Ok(Read::Began(snapshot.position()))).await.is_err() {
-        return Ok(());
-    }
-    while let Some(rows) = snapshot.next().await? {
-        retry.succeeded();
-        // The truncate at the beginning of a table is left out: the stream brings what is gone.
-        let rows = rows.into_iter().filter(|row| row.op != Op::Truncate).collect();
-        if chunks.send(Ok(Read::Rows(rows))).await.is_err() {
+
+    async fn read_once(&self, retry: &mut Retry) -> Result<(), PipelineError> {
+        if matches!(&self.rows, Selection::Keys(keys) if keys.is_empty()) {
             return Ok(());
         }
+        let mut snapshot = self.source.begin_reread(&self.table, &self.rows).await?;
+        if self.chunks.send(Ok(Read::Began(snapshot.position()))).await.is_err() {
+            return Ok(());
+        }
+        while let Some(rows) = snapshot.next().await? {
+            retry.succeeded();
+            // The truncate at the beginning of a table is left out: the stream brings what is gone.
+            let rows = rows.into_iter().filter(|row| row.op != Op::Truncate).collect();
+            if self.chunks.send(Ok(Read::Rows(rows))).await.is_err() {
+                return Ok(());
+            }
+        }
+        Ok(snapshot.close().await?)
     }
-    Ok(snapshot.close().await?)
 }
 
 /// Returns the next step of the running job; never resolves without one.

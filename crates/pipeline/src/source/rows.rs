@@ -7,6 +7,7 @@ use walvec_capture::{CaptureError, Source, SourceConfig, Unfit};
 use walvec_model::{Lookup, Row, RowKey, Table, TableName, Value};
 
 use crate::error::PipelineError;
+use crate::port::SourcePort;
 use crate::shared::Shared;
 use crate::source::aside;
 use crate::source::unseen::Unseen;
@@ -14,7 +15,7 @@ use crate::writer::row_source::{Fetched, LookedUp, RowSource, RowsAnswer, arrang
 
 /// Reads from a source once its answers include what the stream has brought. A stop does not wait for an answer.
 pub(crate) struct SourceRows<'a> {
-    pub(crate) source: &'a Source,
+    pub(crate) source: &'a dyn SourcePort,
     pub(crate) unseen: &'a Unseen,
     pub(crate) shared: &'a Shared,
 }
@@ -139,7 +140,7 @@ impl LazyRowSource {
             return Err(CaptureError::Table { table: table.name.clone(), reason }.into());
         };
         let typed = typed.reduced(|column| table.column_index(&column.name).is_some());
-        let seeing = SourceRows { source: &source, unseen: &self.unseen, shared: &self.shared };
+        let seeing = SourceRows { source: source.as_ref(), unseen: &self.unseen, shared: &self.shared };
         let rows = self.or_let_go(seeing.fetch(&typed, keys).await).await?;
         Ok(rows.into_iter().map(|(key, row)| (key, arranged(row, &typed, table))).collect())
     }

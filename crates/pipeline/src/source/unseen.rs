@@ -6,13 +6,14 @@
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use walvec_capture::Source;
+use tokio::time::Instant;
 
 use crate::error::PipelineError;
 use crate::observe::problems::ProblemGuard;
 use crate::observe::status::Problem;
+use crate::port::SourcePort;
 use crate::shared::Shared;
 
 /// How many transactions are remembered before those that can be seen are dropped.
@@ -42,7 +43,7 @@ impl Unseen {
     }
 
     /// Drops transactions that can be seen, if more than [`MOST`] are remembered.
-    pub(crate) async fn prune(&self, source: &Source) -> Result<(), PipelineError> {
+    pub(crate) async fn prune(&self, source: &dyn SourcePort) -> Result<(), PipelineError> {
         let count = self.0.lock().unwrap_or_else(PoisonError::into_inner).len();
         if count > MOST {
             self.look(source).await?;
@@ -52,7 +53,7 @@ impl Unseen {
 
     /// Waits until a statement sees everything that was read, and shows the wait if it takes long. A statement that
     /// begins afterwards sees it too.
-    pub(crate) async fn seen(&self, source: &Source, shared: &Shared) -> Result<(), PipelineError> {
+    pub(crate) async fn seen(&self, source: &dyn SourcePort, shared: &Shared) -> Result<(), PipelineError> {
         let (began, mut pause) = (Instant::now(), FIRST_LOOK);
         let mut shown: Option<ProblemGuard> = None;
         loop {
@@ -78,7 +79,7 @@ impl Unseen {
 
     /// Forgets transactions that the server has never begun, which will never be seen: records of a topic may come from
     /// an earlier server. Returns whether there were any.
-    async fn forget_foreign(&self, source: &Source) -> Result<bool, PipelineError> {
+    async fn forget_foreign(&self, source: &dyn SourcePort) -> Result<bool, PipelineError> {
         let foreign = source.never_begun(&self.all()).await?;
         let mut unseen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for xid in &foreign {
@@ -88,7 +89,7 @@ impl Unseen {
     }
 
     /// Forgets transactions that can be seen, and returns how many others there are.
-    async fn look(&self, source: &Source) -> Result<usize, PipelineError> {
+    async fn look(&self, source: &dyn SourcePort) -> Result<usize, PipelineError> {
         let asked = self.all();
         if asked.is_empty() {
             return Ok(0);

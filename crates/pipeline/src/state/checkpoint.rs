@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use walvec_capture::{ChangeStream, Source};
 use walvec_model::{Lsn, StreamEvent};
 
 use crate::error::{Resync, StoreError};
+use crate::port::{SourcePort, StreamPort};
 use crate::state::records::{Checkpoint, SnapshotState};
 use crate::state::store::Store;
 use crate::state::witness::Witnesses;
@@ -23,7 +23,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Keeps the checkpoint of a running stream.
 pub(crate) struct Checkpointer {
     store: Arc<Store>,
-    source: Arc<Source>,
+    source: Arc<dyn SourcePort>,
     checkpoint: Checkpoint,
     /// How far the stream has come since it was opened. It lies behind `checkpoint.applied` while the stream is being
     /// replayed.
@@ -39,7 +39,11 @@ pub(crate) struct Checkpointer {
 
 impl Checkpointer {
     /// Stores that a session begins to write. Dropping the result stores up to where it may have written.
-    pub(crate) fn open(store: Arc<Store>, source: Arc<Source>, mut checkpoint: Checkpoint) -> Result<Self, StoreError> {
+    pub(crate) fn open(
+        store: Arc<Store>,
+        source: Arc<dyn SourcePort>,
+        mut checkpoint: Checkpoint,
+    ) -> Result<Self, StoreError> {
         let written_to = checkpoint.written_to.take().unwrap_or(checkpoint.applied);
         store.save_checkpoint(&checkpoint)?;
         Ok(Self {
@@ -140,7 +144,7 @@ impl Checkpointer {
 
     /// Stores the checkpoint, then reports to the slot at most what this stream has brought. A replay that is cut short
     /// has to be repeated, because it may have brought back rows whose deletion is still to come.
-    pub(crate) fn store(&mut self, stream: &ChangeStream) -> Result<Lsn, StoreError> {
+    pub(crate) fn store(&mut self, stream: &dyn StreamPort) -> Result<Lsn, StoreError> {
         if self.due.take().is_some() {
             self.last = Some(Instant::now());
             crash_point!("checkpoint-due");
