@@ -20,20 +20,8 @@ const LONGER: &[(&str, usize)] = &[];
 
 /// Names of types that more than one thing has, with the reason. One that names a single thing goes from this list.
 const SHARED: &[(&str, &str)] = &[
-    ("Known", "not yet renamed"),
     ("OnGap", "a setting, and the value of the pipeline that it becomes: stages do not know the configuration"),
     ("OnLong", "a setting, and the value of the pipeline that it becomes: stages do not know the configuration"),
-    ("ReadAgain", "not yet renamed"),
-    ("Reading", "not yet renamed"),
-    ("Reads", "not yet renamed"),
-    ("Relation", "not yet renamed"),
-    ("Row", "not yet renamed"),
-    ("Session", "not yet renamed"),
-    ("Slot", "not yet renamed"),
-    ("Stage", "not yet renamed"),
-    ("TableFacts", "not yet renamed"),
-    ("Tables", "not yet renamed"),
-    ("Version", "not yet renamed"),
 ];
 
 /// How a doc comment must not begin: it is read alone, where the pointer hovers over a name.

@@ -18,7 +18,7 @@ use crate::source::replay::Replay;
 use crate::source::start::{Facts, Slot, Start, decide};
 use crate::source::{anew, filled_from, gap};
 use crate::state::checkpoint::Checkpointer;
-use crate::state::records::{Baseline, Checkpoint, Tables};
+use crate::state::records::{Baseline, Checkpoint, TablesByCollection};
 use crate::state::store::Store;
 use crate::upkeep::count_points;
 use crate::writer::Writer;
@@ -140,13 +140,13 @@ fn say_what_stays(stored: &Checkpoint, facts: &Facts) {
 /// may have been lost, or be an old copy.
 struct FoundPoints {
     newest: Generation,
-    tables: Tables,
+    tables: TablesByCollection,
 }
 
 impl FoundPoints {
     /// Reads all collections.
     async fn look(writers: &[Writer]) -> Result<Self, PipelineError> {
-        let mut found = Self { newest: Generation::default(), tables: Tables::new() };
+        let mut found = Self { newest: Generation::default(), tables: TablesByCollection::new() };
         let stored = answers(writers.iter().map(|writer| writer.stored().boxed()).collect()).await?;
         for (writer, (newest, tables)) in writers.iter().zip(stored) {
             found.newest = found.newest.max(newest);

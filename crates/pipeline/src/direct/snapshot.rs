@@ -23,12 +23,12 @@ use crate::source::rows::SourceRows;
 use crate::source::snapshot::{abandon_slot, prepare_source};
 use crate::source::unseen::Unseen;
 use crate::source::{gap, watch};
-use crate::state::records::{Checkpoint, SnapshotState, Tables};
+use crate::state::records::{Checkpoint, SnapshotState, TablesByCollection};
 use crate::state::witness::Witnesses;
 use crate::writer::{Collection, Purpose, Writer};
 
 /// Tables that were rewritten while they were copied, with the position as of which they were read again.
-type ReadAgain = BTreeMap<TableName, Position>;
+type RewrittenTables = BTreeMap<TableName, Position>;
 
 /// Takes a whole snapshot and returns the checkpoint at which the stream continues.
 pub(crate) async fn take(
@@ -92,7 +92,7 @@ pub(crate) async fn take(
 
 /// Ends the snapshot of one collection: removes points of older generations, and older versions if its table was read
 /// again.
-async fn finish(writer: &mut Writer, of: Generations, read_again: &ReadAgain) -> Result<(), PipelineError> {
+async fn finish(writer: &mut Writer, of: Generations, read_again: &RewrittenTables) -> Result<(), PipelineError> {
     let swept = writer.finish_generation().await?;
     if let Some(position) = read_again.get(&writer.collection.table) {
         writer.sweep_before(*position, of).await?;
@@ -103,7 +103,7 @@ async fn finish(writer: &mut Writer, of: Generations, read_again: &ReadAgain) ->
 
 /// Removes the rows of other tables from the collections, because a collection belongs to one table. The table was
 /// renamed, or another one was configured.
-async fn remove_former_tables(run: &mut Run, known: &mut Tables) -> Result<(), PipelineError> {
+async fn remove_former_tables(run: &mut Run, known: &mut TablesByCollection) -> Result<(), PipelineError> {
     for writer in run.collections.followed() {
         let Collection { name, table, .. } = &writer.collection;
         let tables = known.entry(name.clone()).or_default();
@@ -138,7 +138,7 @@ async fn copy(
     source: &Source,
     snapshot: &mut Snapshot,
     sequencer: &mut Sequencer<Copied>,
-    read_again: &mut ReadAgain,
+    read_again: &mut RewrittenTables,
 ) -> Result<(), PipelineError> {
     let shared = run.shared.clone();
     shared.or_stop(watch::begun(source, &run.store, snapshot.position())).await?;

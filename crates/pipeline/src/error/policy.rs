@@ -37,21 +37,21 @@ impl During {
 }
 
 /// The decisions for one kind of error, in the order of [`During`].
-type Row = [Policy; 3];
+type PolicyRow = [Policy; 3];
 
 /// Lasts at any time: only a person can help.
-const LASTS: Row = [Policy::Stop; 3];
+const LASTS: PolicyRow = [Policy::Stop; 3];
 /// Passes at any time: the cause is probably our own session, or the application at work.
-const PASSES: Row = [Policy::Retry; 3];
+const PASSES: PolicyRow = [Policy::Retry; 3];
 /// Begins again: what the session was built upon is another table now.
-const BEGINS_AGAIN: Row = [Policy::Restart; 3];
+const BEGINS_AGAIN: PolicyRow = [Policy::Restart; 3];
 /// Passes once it has worked before. At the first start it is probably a mistake in the settings.
-const PASSES_LATER: Row = [Policy::Stop, Policy::Retry, Policy::Retry];
+const PASSES_LATER: PolicyRow = [Policy::Stop, Policy::Retry, Policy::Retry];
 /// Passes while running, but not during a job: its user does not wait for a limit to be raised.
-const IS_FULL: Row = [Policy::Stop, Policy::Retry, Policy::Stop];
+const IS_FULL: PolicyRow = [Policy::Stop, Policy::Retry, Policy::Stop];
 
 /// Returns the row for an error of the source. No wildcard arm: a new kind of error has to be decided here.
-fn row_of(error: &CaptureError) -> Row {
+fn row_of(error: &CaptureError) -> PolicyRow {
     match error {
         CaptureError::Connect { .. } | CaptureError::OtherTarget { .. } | CaptureError::Standby { .. } => PASSES_LATER,
         CaptureError::NoHost { tried } => best(tried),
@@ -90,7 +90,7 @@ fn row_of(error: &CaptureError) -> Row {
     }
 }
 
-const fn row_of_resource(resource: Resource) -> Row {
+const fn row_of_resource(resource: Resource) -> PolicyRow {
     match resource {
         Resource::ReplicationSlots | Resource::WalSenders | Resource::Connections => IS_FULL,
         Resource::Memory | Resource::Disk => PASSES_LATER,
@@ -103,7 +103,7 @@ pub(crate) const fn of_resource(resource: Resource, during: During) -> Policy {
 }
 
 /// Returns the row for several hosts that failed: one that may recover is enough to retry.
-fn best(tried: &[CaptureError]) -> Row {
+fn best(tried: &[CaptureError]) -> PolicyRow {
     tried.iter().map(row_of).find(|row| row[During::Running as usize] == Policy::Retry).unwrap_or(LASTS)
 }
 

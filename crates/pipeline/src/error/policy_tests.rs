@@ -4,7 +4,7 @@ use walvec_model::TableName;
 
 use super::*;
 
-fn assert_row(errors: impl IntoIterator<Item = CaptureError>, expected: Row) {
+fn assert_row(errors: impl IntoIterator<Item = CaptureError>, expected: PolicyRow) {
     for error in errors {
         let words = error.to_string();
         let error = PipelineError::from(error);

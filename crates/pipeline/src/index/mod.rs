@@ -84,7 +84,7 @@ pub struct IndexerConfig {
     /// How long a worker may be silent before its partitions go to others, in the classic protocol.
     pub session_timeout: Duration,
     /// The records to read.
-    pub reads: Reads,
+    pub reads: IndexInput,
     /// Where to read values that PostgreSQL did not send, if a source is configured.
     pub source: Option<SourceConfig>,
     /// Rows per batch.
@@ -96,7 +96,7 @@ pub struct IndexerConfig {
 
 /// The records that a worker reads.
 #[derive(Clone, Debug)]
-pub enum Reads {
+pub enum IndexInput {
     /// Changes of rows.
     Changes {
         /// Their envelope.
@@ -113,7 +113,7 @@ pub enum Reads {
     },
 }
 
-impl Reads {
+impl IndexInput {
     fn topics(&self) -> Vec<String> {
         match self {
             Self::Changes { topics, .. } => topics.iter().map(|(topic, _)| topic.clone()).collect(),
@@ -205,7 +205,7 @@ impl Indexer {
         self.check_lookups(&source).await?;
         let deletes_kept = self.deletes_kept().await?;
         match &self.config.reads {
-            Reads::Changes { format, topics } => {
+            IndexInput::Changes { format, topics } => {
                 about.push(&self.config.config_digest);
                 let compacted = deletes_kept.keys().cloned().collect();
                 let topics = ChangeTopics { format: *format, topics, compacted };
@@ -213,7 +213,7 @@ impl Indexer {
                 let changes = ChangeHandler::new(topics, writers, source, rows, shared);
                 self.work(changes, self.membership(&about, deletes_kept), &filled, retry).await
             }
-            Reads::Vectors { format, .. } => {
+            IndexInput::Vectors { format, .. } => {
                 let vectors = PointHandler::new(*format, writers, self.config.batch_rows, self.shared.clone());
                 self.work(vectors, self.membership(&about, deletes_kept), &filled, retry).await
             }
@@ -224,7 +224,7 @@ impl Indexer {
     /// of looked-up tables.
     async fn check_lookups(&self, source: &LazyRowSource) -> Result<(), PipelineError> {
         let looks_up = |collection: &&Collection| !collection.transform.lookups().is_empty();
-        if matches!(self.config.reads, Reads::Vectors { .. }) || !self.collections.iter().any(|c| looks_up(&c)) {
+        if matches!(self.config.reads, IndexInput::Vectors { .. }) || !self.collections.iter().any(|c| looks_up(&c)) {
             return Ok(());
         }
         let tables = source.followed_tables().await?;

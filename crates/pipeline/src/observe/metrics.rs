@@ -60,7 +60,7 @@ pub fn describe() {
 
 /// The stages that are timed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Stage {
+pub(crate) enum TimedStage {
     Retrieve,
     RowSource,
     Relate,
@@ -70,7 +70,7 @@ pub(crate) enum Stage {
     Write,
 }
 
-impl Stage {
+impl TimedStage {
     const fn label(self) -> &'static str {
         match self {
             Self::Retrieve => "retrieve",
@@ -125,10 +125,10 @@ pub(crate) fn count_overtaken(count: usize) {
 }
 
 /// Records the time of a stage, from its creation until it is dropped.
-pub(crate) struct Timer(Stage, Instant);
+pub(crate) struct Timer(TimedStage, Instant);
 
 impl Timer {
-    pub(crate) fn start(stage: Stage) -> Self {
+    pub(crate) fn start(stage: TimedStage) -> Self {
         Self(stage, Instant::now())
     }
 }

@@ -54,7 +54,8 @@ use crate::state::checkpoint::Checkpointer;
 use crate::state::dead_letters::DeadLetterStore;
 use crate::state::records::Checkpoint;
 use crate::state::store::Store;
-use topic_writer::TopicWriter;
+use stream::{PublisherJobs, StreamStart};
+use topic_writer::{KnownTopics, TopicWriter};
 
 /// How often the status is updated.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -111,7 +112,7 @@ pub struct Publisher {
 }
 
 /// One session of the publisher: the state that lives as long as one connection.
-struct Session<'a> {
+struct PublishSession<'a> {
     config: &'a PublisherConfig,
     store: &'a Arc<Store>,
     shared: &'a Shared,
@@ -238,8 +239,16 @@ impl Publisher {
         shared.letters.refresh().await?;
         let too_large = snapshot::too_large(config, shared)?;
         let (watched, source) = (tables.clone(), Arc::clone(source));
-        let mut session =
-            Session { config, store, shared, source, tables, topic_writer, too_large, floors: Floors::default() };
+        let mut session = PublishSession {
+            config,
+            store,
+            shared,
+            source,
+            tables,
+            topic_writer,
+            too_large,
+            floors: Floors::default(),
+        };
         session.show_too_large()?;
         let source = Arc::clone(&session.source);
         let watch = Watch::new(&source, &watched, shared, jobs.clone(), fitness);
@@ -306,10 +315,11 @@ async fn open_outlet(
     let sending = Sending { compression: config.compression.clone(), largest_record, patience: None };
     let producer = Producer::new(&config.connection, sending)?;
     let written = stored.map(|checkpoint| checkpoint.written.clone()).unwrap_or_default();
-    TopicWriter::open(config, &source.server().database, producer, partitions, written, stop.clone()).await
+    TopicWriter::open(config, &source.server().database, producer, KnownTopics { partitions, written }, stop.clone())
+        .await
 }
 
-impl Session<'_> {
+impl PublishSession<'_> {
     fn port(&self) -> Arc<dyn SourcePort> {
         Arc::<Source>::clone(&self.source)
     }
@@ -362,7 +372,8 @@ impl Session<'_> {
         tracing::info!(applied = %checkpoint.applied, "following the stream");
         let generation = checkpoint.generation;
         let checkpointer = Checkpointer::open(Arc::clone(self.store), self.port(), checkpoint)?;
-        self.follow(Box::new(stream), checkpointer, replay, generation, orders, interrupted).await.map_err(found_in)
+        let start = StreamStart { stream: Box::new(stream), checkpointer, replay, generation };
+        self.follow(start, PublisherJobs { orders, interrupted }).await.map_err(found_in)
     }
 }
 

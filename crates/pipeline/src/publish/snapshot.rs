@@ -8,7 +8,7 @@ use walvec_capture::Snapshot;
 use walvec_model::{Change, Lsn, Op, RowKey, TableName};
 
 use super::topic_writer::Oversized;
-use super::{PublisherConfig, Session};
+use super::{PublishSession, PublisherConfig};
 use crate::error::PipelineError;
 use crate::observe::metrics::count_changes;
 use crate::observe::status::Phase;
@@ -19,7 +19,7 @@ use crate::state::dead_letters::DeadLetter;
 use crate::state::records::{Checkpoint, SnapshotState};
 use crate::writer::{ParkedRows, TOO_LARGE};
 
-impl Session<'_> {
+impl PublishSession<'_> {
     /// Writes a whole snapshot to the topics and returns the checkpoint at which the stream continues.
     pub(super) async fn take_snapshot(
         &mut self,

@@ -12,7 +12,7 @@ use walvec_broker::wire::{ChangeContext, SnapshotEnd, Sweep};
 use walvec_capture::CaptureError;
 use walvec_model::{Change, Generation, Op, RowKey, StreamEvent, Table, TableName, Touched};
 
-use super::Session;
+use super::PublishSession;
 use super::topic_writer::Committed;
 use crate::error::{PipelineError, Refusal, Resync};
 use crate::observe::metrics::count_changes;
@@ -50,19 +50,37 @@ struct Transaction {
     traceparent: Option<String>,
 }
 
-impl Session<'_> {
-    /// Follows `stream` until it fails or the publisher is asked to stop.
+/// What was read from the stream so far.
+struct StreamState {
+    transaction: Transaction,
+    related: ChangedLookups,
+    unseen: Unseen,
+}
+
+/// Where a session follows the stream from.
+pub(super) struct StreamStart {
+    pub(super) stream: Box<dyn StreamPort>,
+    pub(super) checkpointer: Checkpointer,
+    pub(super) replay: Replay,
+    pub(super) generation: Generation,
+}
+
+/// The jobs of the publisher.
+pub(super) struct PublisherJobs<'j> {
+    pub(super) orders: &'j mut mpsc::Receiver<QueuedJob>,
+    /// The job that an error of the last session interrupted.
+    pub(super) interrupted: &'j mut Option<QueuedJob>,
+}
+
+impl PublishSession<'_> {
+    /// Follows the stream until it fails or the publisher is asked to stop.
     pub(super) async fn follow(
         &mut self,
-        stream: Box<dyn StreamPort>,
-        mut checkpointer: Checkpointer,
-        replay: Replay,
-        generation: Generation,
-        orders: &mut mpsc::Receiver<QueuedJob>,
-        interrupted: &mut Option<QueuedJob>,
+        start: StreamStart,
+        PublisherJobs { orders, interrupted }: PublisherJobs<'_>,
     ) -> Result<(), PipelineError> {
         let mut active = interrupted.take().and_then(|order| self.begin(order));
-        let outcome = self.follow_with(stream, &mut checkpointer, replay, generation, orders, &mut active).await;
+        let outcome = self.follow_with(start, orders, &mut active).await;
         match (&outcome, active.and_then(RunningJob::into_order)) {
             (Ok(()), Some(order)) => order.end(Err(&PipelineError::Stopped)),
             (Err(_), order) => *interrupted = order,
@@ -73,16 +91,14 @@ impl Session<'_> {
 
     async fn follow_with(
         &mut self,
-        mut stream: Box<dyn StreamPort>,
-        checkpointer: &mut Checkpointer,
-        mut replay: Replay,
-        generation: Generation,
+        StreamStart { mut stream, mut checkpointer, mut replay, generation }: StreamStart,
         orders: &mut mpsc::Receiver<QueuedJob>,
         active: &mut Option<RunningJob>,
     ) -> Result<(), PipelineError> {
         let context = ChangeContext { generation, committed_at: SystemTime::UNIX_EPOCH, xid: None, snapshot: false };
-        let mut transaction = Transaction { context, rows: 0, span: Span::none(), traceparent: None };
-        let (mut related, unseen) = (ChangedLookups::new(&self.config.source.lookups), Unseen::default());
+        let transaction = Transaction { context, rows: 0, span: Span::none(), traceparent: None };
+        let related = ChangedLookups::new(&self.config.source.lookups);
+        let mut state = StreamState { transaction, related, unseen: Unseen::default() };
         let mut progress = self.topic_writer.progress();
         loop {
             let is_free = active.is_none();
@@ -102,13 +118,13 @@ impl Session<'_> {
                         replay.check(event).map_err(|gap| gap::found(gap, self.config.on_gap))?;
                         checkpointer.takes(event);
                     }
-                    match self.take_in(events, &mut transaction, &mut related, &unseen, active).await {
-                        Err(PipelineError::Stopped) => return self.end(stream, checkpointer).await,
+                    match self.take_in(events, &mut state, active).await {
+                        Err(PipelineError::Stopped) => return self.end(stream, &mut checkpointer).await,
                         taken => taken?,
                     }
                 }
                 PublishEvent::Acknowledged => {}
-                PublishEvent::Checkpoint => self.confirm(stream.as_ref(), checkpointer)?,
+                PublishEvent::Checkpoint => self.confirm(stream.as_ref(), &mut checkpointer)?,
                 PublishEvent::Begin(order) if matches!(order.job, JobSpec::Resync { .. }) => {
                     // Each worker removes what is gone when it reaches the end of the snapshot.
                     let resync = Resync::asked(true);
@@ -117,11 +133,13 @@ impl Session<'_> {
                     return Err(PipelineError::Resync(resync));
                 }
                 PublishEvent::Begin(order) => *active = self.begin(order),
-                PublishEvent::Reread(turn) => self.reread(turn, &transaction.context, active, checkpointer).await?,
-                PublishEvent::Stop => return self.end(stream, checkpointer).await,
+                PublishEvent::Reread(turn) => {
+                    self.reread(turn, &state.transaction.context, active, &mut checkpointer).await?
+                }
+                PublishEvent::Stop => return self.end(stream, &mut checkpointer).await,
             }
             let done = self.topic_writer.acknowledged()?;
-            self.note(done, checkpointer);
+            self.note(done, &mut checkpointer);
             self.show_trouble();
         }
     }
@@ -142,9 +160,7 @@ impl Session<'_> {
     async fn take_in(
         &mut self,
         events: Vec<StreamEvent>,
-        transaction: &mut Transaction,
-        related: &mut ChangedLookups,
-        unseen: &Unseen,
+        StreamState { transaction, related, unseen }: &mut StreamState,
         active: &mut Option<RunningJob>,
     ) -> Result<(), PipelineError> {
         self.shared.leaves.hear(&events, self.store)?;

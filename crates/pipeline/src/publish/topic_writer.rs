@@ -73,17 +73,25 @@ pub(super) struct TopicWriter {
     stop: CancellationToken,
 }
 
+/// What is known of the topics before they are opened.
+pub(super) struct KnownTopics {
+    /// How many partitions each has.
+    pub(super) partitions: BTreeMap<String, i32>,
+    /// Where they ended when the last session stored it, by `topic/partition`.
+    pub(super) written: BTreeMap<String, i64>,
+}
+
 impl TopicWriter {
-    /// Opens the topics. `written`: where they ended when the last session stored it, by `topic/partition`. A topic
-    /// that ends earlier now was recreated, or has lost records that the broker had acknowledged.
+    /// Opens the topics. One that ends earlier than when the last session stored it was recreated, or has lost records
+    /// that the broker had acknowledged.
     pub(super) async fn open(
         config: &PublisherConfig,
         database: &str,
         producer: Producer,
-        partitions: BTreeMap<String, i32>,
-        mut written: BTreeMap<String, i64>,
+        topics: KnownTopics,
         stop: CancellationToken,
     ) -> Result<Self, PipelineError> {
+        let KnownTopics { partitions, mut written } = topics;
         let mut intact = BTreeMap::new();
         for (topic, count) in &partitions {
             let ends = producer.end_offsets(topic, *count).await?;

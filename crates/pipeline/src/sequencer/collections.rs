@@ -8,7 +8,7 @@ use walvec_model::{Change, Generation, Table, TableName};
 use walvec_sink::Sink;
 
 use crate::error::PipelineError;
-use crate::state::records::{Checkpoint, Tables};
+use crate::state::records::{Checkpoint, TablesByCollection};
 use crate::writer::{Batch, Purpose, Writer};
 
 /// The writers of a pipeline's collections, and the tables that they show.
@@ -89,7 +89,7 @@ impl PipelineCollections {
 
     /// Returns the tables whose rows each collection may hold: the stored ones, the ones found in its points, and the
     /// configured one.
-    pub(crate) fn tables_of(&self, stored: Option<&Checkpoint>, found: Tables) -> Tables {
+    pub(crate) fn tables_of(&self, stored: Option<&Checkpoint>, found: TablesByCollection) -> TablesByCollection {
         let mut tables = stored.map(|checkpoint| checkpoint.tables.clone()).unwrap_or_default();
         for (collection, found) in found {
             tables.entry(collection).or_default().extend(found);

@@ -19,7 +19,7 @@ use crate::state::store::Store;
 
 /// What is known of a followed table when a session begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TableFacts {
+pub struct FollowedTable {
     /// The digest of what decides its rows and their payloads: its configuration, its columns and its key.
     pub digest: String,
     /// Whether its name belonged to another table when its rows were read.
@@ -43,7 +43,7 @@ pub struct CollectionFacts {
 
 /// Tables that have to be read again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tables {
+pub struct TablesToRead {
     /// Each table with the reason.
     pub why: BTreeMap<TableName, String>,
     /// Tables whose only reason is that they were not published all the time.
@@ -54,7 +54,7 @@ pub struct Tables {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Anew {
     /// These tables, or none.
-    Tables(Tables),
+    Tables(TablesToRead),
     /// Everything, as a new generation.
     Everything(String),
 }
@@ -108,7 +108,7 @@ pub(crate) fn compare(stored: &Checkpoint, facts: &Facts) -> Result<Anew, Gap> {
         Some(why) => return Ok(Anew::Everything(why.clone())),
         None => {}
     }
-    Ok(Anew::Tables(Tables { why: anew, unproved }))
+    Ok(Anew::Tables(TablesToRead { why: anew, unproved }))
 }
 
 /// Compares where tables are not read one by one: behind a broker, and if an earlier version of walvec has read them.
@@ -126,7 +126,7 @@ fn compare_as_a_whole(stored: &Checkpoint, facts: &Facts) -> Result<Anew, Gap> {
     if stored.collections != facts.collections {
         return everything("what was filled is not there any more");
     }
-    Ok(Anew::Tables(Tables::default()))
+    Ok(Anew::Tables(TablesToRead::default()))
 }
 
 /// Returns the followed tables that were not published all the time.
@@ -140,7 +140,7 @@ fn unpublished(stored: &Checkpoint, facts: &Facts) -> Result<Vec<TableName>, Gap
     if !PublicationIdentity::differ_in_tables_only(&stored.publication, now) {
         return Err(gap::publication_changed(None));
     }
-    let is_new = |facts: &TableFacts| !PublicationIdentity::lists(&stored.publication, facts.entry.as_ref());
+    let is_new = |facts: &FollowedTable| !PublicationIdentity::lists(&stored.publication, facts.entry.as_ref());
     Ok(facts.tables.iter().filter(|(_, facts)| is_new(facts)).map(|(table, _)| table.clone()).collect())
 }
 
@@ -151,7 +151,7 @@ pub(crate) async fn adopt(
     store: &Store,
     checkpoint: Checkpoint,
     facts: &Facts,
-    anew: Tables,
+    anew: TablesToRead,
 ) -> Result<Checkpoint, PipelineError> {
     for (table, why) in &anew.why {
         tracing::info!(%table, "the table is read again while the others go on: {why}");
@@ -172,7 +172,7 @@ pub(crate) async fn adopt(
 fn adopted(
     (mut checkpoint, mut baseline): (Checkpoint, Baseline),
     facts: &Facts,
-    anew: Tables,
+    anew: TablesToRead,
     (shapes, aside): (Vec<(TableName, Shape)>, Vec<TableName>),
 ) -> (Checkpoint, Baseline) {
     let is_configured = |table: &TableName| facts.tables.contains_key(table) || aside.contains(table);

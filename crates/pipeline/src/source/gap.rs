@@ -15,7 +15,7 @@ use crate::observe::problems::ProblemGuard;
 use crate::observe::status::Problem;
 use crate::observe::telemetry::Telemetry;
 use crate::rounds::answers;
-use crate::state::records::Tables;
+use crate::state::records::TablesByCollection;
 use crate::writer::Writer;
 
 /// What to do about a gap: the setting `source.on_gap`.
@@ -79,19 +79,22 @@ impl HeldPoints {
 /// rows are somewhere else, rather than gone.
 pub(crate) async fn most_would_go(
     writers: &[&mut Writer],
-    tables: &Tables,
+    tables: &TablesByCollection,
 ) -> Result<Option<HeldPoints>, PipelineError> {
     held(writers, tables, is_most).await
 }
 
 /// Returns the points that still wait, even if so many rows were added that they are no longer most of a collection.
-pub(crate) async fn still_held(writers: &[&mut Writer], tables: &Tables) -> Result<Option<HeldPoints>, PipelineError> {
+pub(crate) async fn still_held(
+    writers: &[&mut Writer],
+    tables: &TablesByCollection,
+) -> Result<Option<HeldPoints>, PipelineError> {
     held(writers, tables, |old, _| old > 0).await
 }
 
 async fn held(
     writers: &[&mut Writer],
-    tables: &Tables,
+    tables: &TablesByCollection,
     is_held: fn(u64, u64) -> bool,
 ) -> Result<Option<HeldPoints>, PipelineError> {
     let none = &BTreeSet::new();

@@ -12,7 +12,7 @@ use walvec_capture::{KeyPage, LookupSpec, Related};
 use walvec_model::{Change, LookedUpChange, Lookup, Op, Position, Row, RowKey, Table, TableName, Touched, Value};
 
 use crate::error::PipelineError;
-use crate::observe::metrics::{Stage, Timer};
+use crate::observe::metrics::{TimedStage, Timer};
 use crate::port::SourcePort;
 use crate::shared::Shared;
 use crate::source::unseen::Unseen;
@@ -33,7 +33,7 @@ enum Changed {
 
 /// A lookup of a main table, shared by all collections that have it.
 #[derive(Debug)]
-struct Relation {
+struct LookupRelation {
     main: TableName,
     lookup: Lookup,
     changed: Changed,
@@ -42,7 +42,7 @@ struct Relation {
 /// Gathers the changes of looked-up tables.
 #[derive(Debug, Default)]
 pub(crate) struct ChangedLookups {
-    relations: Vec<Relation>,
+    relations: Vec<LookupRelation>,
     /// The position of the last change that was read.
     reached: Position,
 }
@@ -50,13 +50,17 @@ pub(crate) struct ChangedLookups {
 impl ChangedLookups {
     /// Creates an empty value for these lookups. Lookups that several collections share become one question.
     pub(crate) fn new(lookups: &[LookupSpec]) -> Self {
-        let mut relations: Vec<Relation> = Vec::new();
+        let mut relations: Vec<LookupRelation> = Vec::new();
         for LookupSpec { main, lookup } in lookups {
-            let is_same = |known: &Relation| {
+            let is_same = |known: &LookupRelation| {
                 (&known.main, &known.lookup.table, &known.lookup.on) == (main, &lookup.table, &lookup.on)
             };
             if !relations.iter().any(is_same) {
-                relations.push(Relation { main: main.clone(), lookup: lookup.clone(), changed: Changed::Nothing });
+                relations.push(LookupRelation {
+                    main: main.clone(),
+                    lookup: lookup.clone(),
+                    changed: Changed::Nothing,
+                });
             }
         }
         Self { relations, ..Self::default() }
@@ -80,7 +84,7 @@ impl ChangedLookups {
 
     /// Returns how many values have to be asked for.
     pub(crate) fn len(&self) -> usize {
-        let count = |relation: &Relation| match &relation.changed {
+        let count = |relation: &LookupRelation| match &relation.changed {
             Changed::Nothing => 0,
             Changed::Rows(values) => values.len(),
             Changed::Everything => 1,
@@ -127,7 +131,7 @@ impl ChangedLookups {
     }
 }
 
-impl Relation {
+impl LookupRelation {
     fn note(&mut self, table: &Table, row: &Row) {
         let value = |(theirs, _): &(String, String)| row.0.get(table.column_index(theirs)?)?.value().cloned();
         let values: Option<Vec<_>> = self.lookup.on.iter().map(value).collect();
@@ -179,7 +183,7 @@ impl AffectedRows {
                 let count = count.min(self.row_size.rows_at_once());
                 let some: Vec<RowKey> = keys.drain(..keys.len().min(count)).collect();
                 if !some.is_empty() {
-                    let _timer = Timer::start(Stage::RowSource);
+                    let _timer = Timer::start(TimedStage::RowSource);
                     let rows = source.fetch_rows(table, &some).await?;
                     self.row_size.learn(rows.len(), rows.iter().map(|(_, row)| row.weight()).sum());
                     let change = |row| Change {
@@ -205,7 +209,7 @@ impl AffectedRows {
 
 impl LookupQuery {
     async fn ask(&self, source: &dyn SourcePort) -> Result<Vec<RowKey>, PipelineError> {
-        let _timer = Timer::start(Stage::Relate);
+        let _timer = Timer::start(TimedStage::Relate);
         let changed = self.values.as_deref().map_or(Related::ToAny, Related::To);
         Ok(source
             .related_keys(

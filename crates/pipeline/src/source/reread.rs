@@ -211,7 +211,7 @@ enum Read {
     Rows(Vec<Change>),
 }
 
-type Reading = Result<Read, PipelineError>;
+type ReadResult = Result<Read, PipelineError>;
 
 /// A job that is running.
 pub(crate) struct RunningJob {
@@ -222,7 +222,7 @@ pub(crate) struct RunningJob {
     waiting: VecDeque<Change>,
     /// The position as of which the rows were read.
     position: Position,
-    chunks: mpsc::Receiver<Reading>,
+    chunks: mpsc::Receiver<ReadResult>,
     reader: AbortOnDropHandle<()>,
 }
 
@@ -259,7 +259,7 @@ impl RunningJob {
     fn reading(
         order: QueuedJob,
         table: TableName,
-        chunks: mpsc::Receiver<Reading>,
+        chunks: mpsc::Receiver<ReadResult>,
         reader: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
         let reader = AbortOnDropHandle::new(tokio::spawn(reader));
@@ -340,7 +340,7 @@ struct JobReader {
     table: TableName,
     rows: Selection,
     progress: watch::Sender<Progress>,
-    chunks: mpsc::Sender<Reading>,
+    chunks: mpsc::Sender<ReadResult>,
 }
 
 impl JobReader {

@@ -21,10 +21,10 @@ const E_RECORD_SIZE: &str = "E_RECORD_SIZE";
 
 /// The letters that the topic holds.
 #[derive(Debug, Default)]
-struct LetterLedger(BTreeMap<Slot, DeadLetter>);
+struct LetterLedger(BTreeMap<LetterKey, DeadLetter>);
 
 /// The collection, the bytes of the key, and whether capture has parked the row.
-type Slot = (String, Vec<u8>, bool);
+type LetterKey = (String, Vec<u8>, bool);
 
 /// The topic of dead letters.
 pub struct DeadLettersTopic {
@@ -86,10 +86,10 @@ impl LetterLedger {
         match dead_letter::decode(record) {
             Ok(LetterRecord::Letter(letter)) => {
                 let letter = from_wire(*letter);
-                self.0.insert(slot_of(&letter), letter);
+                self.0.insert(letter_key_of(&letter), letter);
             }
             Ok(LetterRecord::Cleared(LetterSubject::Row { collection, key, by_capture, .. })) => {
-                self.0.remove(&slot(&collection, &key, by_capture));
+                self.0.remove(&letter_key(&collection, &key, by_capture));
             }
             Ok(LetterRecord::Cleared(LetterSubject::Record(_))) => {}
             Err(error) => tracing::warn!(place = record.place(), "not a parked row: {error}"),
@@ -97,18 +97,18 @@ impl LetterLedger {
     }
 
     /// Returns the records that park rows and clear others. A row that is not parked needs no record to be cleared.
-    fn records(&self, parked: &[DeadLetter], cleared: &[Slot]) -> Vec<Outgoing> {
+    fn records(&self, parked: &[DeadLetter], cleared: &[LetterKey]) -> Vec<Outgoing> {
         let letters = parked.iter().map(|letter| dead_letter::encode(&to_wire(letter)));
-        let found = cleared.iter().filter_map(|slot| self.0.get(slot));
+        let found = cleared.iter().filter_map(|key| self.0.get(key));
         letters.chain(found.map(|letter| dead_letter::cleared(&subject(letter)))).collect()
     }
 
     /// Notes that the topic has these records.
-    fn written(&mut self, parked: &[DeadLetter], cleared: &[Slot]) {
-        for slot in cleared {
-            self.0.remove(slot);
+    fn written(&mut self, parked: &[DeadLetter], cleared: &[LetterKey]) {
+        for key in cleared {
+            self.0.remove(key);
         }
-        self.0.extend(parked.iter().map(|letter| (slot_of(letter), letter.clone())));
+        self.0.extend(parked.iter().map(|letter| (letter_key_of(letter), letter.clone())));
     }
 
     /// Returns the letters of a collection, by key.
@@ -117,12 +117,12 @@ impl LetterLedger {
     }
 }
 
-fn slot(collection: &str, key: &[walvec_model::Value], by_capture: bool) -> Slot {
+fn letter_key(collection: &str, key: &[walvec_model::Value], by_capture: bool) -> LetterKey {
     (collection.to_owned(), RowKey::new(key.to_vec()).canonical().to_vec(), by_capture)
 }
 
-fn slot_of(letter: &DeadLetter) -> Slot {
-    slot(&letter.collection, &letter.key, is_by_capture(letter))
+fn letter_key_of(letter: &DeadLetter) -> LetterKey {
+    letter_key(&letter.collection, &letter.key, is_by_capture(letter))
 }
 
 /// Returns whether capture has parked the row. A letter of a worker has the place of a record.
@@ -187,7 +187,7 @@ impl DeadLettersTopic {
         cleared: &[RowKey],
         by_capture: bool,
     ) -> Result<(), PipelineError> {
-        let cleared: Vec<Slot> = cleared.iter().map(|key| slot(collection, key.values(), by_capture)).collect();
+        let cleared: Vec<LetterKey> = cleared.iter().map(|key| letter_key(collection, key.values(), by_capture)).collect();
         let records = self.lock().records(parked, &cleared);
         self.write(&records).await?;
         self.lock().written(parked, &cleared);

@@ -52,7 +52,7 @@ pub enum SnapshotState {
 }
 
 /// Tables by the collections that hold their rows.
-pub type Tables = BTreeMap<String, BTreeSet<TableName>>;
+pub type TablesByCollection = BTreeMap<String, BTreeSet<TableName>>;
 
 /// How far walvec has come with one slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,7 +86,7 @@ pub struct Checkpoint {
     /// The tables whose rows each collection may hold, by its name: one table, and during a snapshot the former tables
     /// too.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub tables: Tables,
+    pub tables: TablesByCollection,
     /// The version of the publication when the snapshot began.
     pub publication: String,
     /// The digest of the configuration that decides rows and payloads. When it changes, tables are read again.

@@ -24,7 +24,7 @@ use super::embed::EmbedJob;
 use super::prepare::RowPlan;
 use super::{RowFailure, Writer};
 use crate::error::PipelineError;
-use crate::observe::metrics::{Stage, Timer, count_written};
+use crate::observe::metrics::{TimedStage, Timer, count_written};
 use crate::state::witness::Witness;
 use crate::writer::known::Versioned;
 
@@ -103,7 +103,7 @@ impl Writer {
                 return Ok(());
             }
             let answer = {
-                let _timer = Timer::start(Stage::Write);
+                let _timer = Timer::start(TimedStage::Write);
                 let writes: Vec<Write> = self.writes(part, step).collect();
                 self.write_all(&writes, &is_doubtful).await
             };

@@ -13,7 +13,7 @@ use super::known::Known;
 use super::prepare::Work;
 use super::row_source::{RowSource, RowsAnswer, arranged};
 use crate::error::PipelineError;
-use crate::observe::metrics::{Stage, Timer};
+use crate::observe::metrics::{TimedStage, Timer};
 
 /// A row with all its values, on its way to a document.
 pub(super) struct CompleteRow {
@@ -141,7 +141,7 @@ impl Writer {
         let mut rows = Vec::new();
         let mut rest = missing;
         while let Some(IncompleteRow { table, .. }) = rest.first() {
-            let _timer = Timer::start(Stage::RowSource);
+            let _timer = Timer::start(TimedStage::RowSource);
             let table = Arc::clone(table);
             let (same, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|other| other.table == table);
             rest = others;

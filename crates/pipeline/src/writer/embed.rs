@@ -16,7 +16,7 @@ use super::long::{CutLog, Length, OnLong};
 use super::prepare::{RowPlan, VectorSource};
 use super::{BatchContext, RowFailure, Writer};
 use crate::error::PipelineError;
-use crate::observe::metrics::{Stage, Timer, count_embeddings};
+use crate::observe::metrics::{TimedStage, Timer, count_embeddings};
 use crate::observe::telemetry::Telemetry;
 use crate::retry::Retry;
 use crate::writer::known::Versioned;
@@ -242,7 +242,7 @@ impl Texts {
         texts: &[String],
         length: Length,
     ) -> Result<Vec<Result<Vector, EmbedError>>, PipelineError> {
-        let _timer = Timer::start(Stage::Embed);
+        let _timer = Timer::start(TimedStage::Embed);
         let mut retry = Retry::one_of_many(&self.telemetry, &self.stop);
         let mut done: Vec<Option<Result<Vector, EmbedError>>> = texts.iter().map(|_| None).collect();
         let mut has_failed = false;

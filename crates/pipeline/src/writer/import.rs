@@ -8,7 +8,7 @@ use walvec_sink::{SinkError, Write};
 
 use super::{BatchContext, RowFailure, Writer};
 use crate::error::PipelineError;
-use crate::observe::metrics::{Stage, Timer, count_written};
+use crate::observe::metrics::{TimedStage, Timer, count_written};
 use crate::state::dead_letters::Place;
 use crate::writer::known::FOREIGN;
 
@@ -74,7 +74,7 @@ impl Writer {
         versions: &HashMap<PointId, (RowKey, Position)>,
         failed: &mut Vec<RowFailure>,
     ) -> Result<(), PipelineError> {
-        let _timer = Timer::start(Stage::Write);
+        let _timer = Timer::start(TimedStage::Write);
         while !writes.is_empty() {
             let batch = &writes;
             let answer = self.write_all(batch, &AtomicBool::default()).await;

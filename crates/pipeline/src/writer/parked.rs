@@ -12,13 +12,13 @@ use crate::observe::status::{CollectionStatus, LATEST_DEAD_LETTERS};
 use crate::state::dead_letters::{DeadLetter, DeadLetterStore, Place};
 
 /// A version of a row that can be compared across snapshots.
-type Version = (Generation, Position);
+type RowVersion = (Generation, Position);
 
 /// Which rows are parked, and in which version: only that version or a newer one clears the row. Digests instead of
 /// keys, because all rows of a table may be parked.
 #[derive(Debug, Default)]
 pub(crate) struct ParkedRows {
-    versions: HashMap<KeyDigest, Version>,
+    versions: HashMap<KeyDigest, RowVersion>,
     /// The parked rows whose dead letters are not shown.
     dropped: HashSet<KeyDigest>,
     /// The newest dead letters that are shown, the newest first.
@@ -55,7 +55,7 @@ impl ParkedRows {
     }
 
     /// Returns the version in which a row is parked.
-    pub(crate) fn version(&self, key: &RowKey) -> Option<Version> {
+    pub(crate) fn version(&self, key: &RowKey) -> Option<RowVersion> {
         if self.versions.is_empty() { None } else { self.versions.get(&key.digest()).copied() }
     }
 
@@ -94,7 +94,7 @@ impl ParkedRows {
     }
 }
 
-fn version_of(letter: &DeadLetter) -> (KeyDigest, Version) {
+fn version_of(letter: &DeadLetter) -> (KeyDigest, RowVersion) {
     (RowKey::new(letter.key.clone()).digest(), (letter.generation, letter.position))
 }
 

@@ -12,7 +12,7 @@ use walvec_transform::TransformError;
 use super::embed::{EmbedJob, parts};
 use super::{Batch, Purpose, RowFailure, Writer};
 use crate::error::{PipelineError, Refusal};
-use crate::observe::metrics::{Stage, Timer, count_embeddings};
+use crate::observe::metrics::{TimedStage, Timer, count_embeddings};
 use crate::writer::coalesce::FinalRow;
 use crate::writer::complete::CompleteRow;
 use crate::writer::known::{Known, Versioned};
@@ -126,7 +126,7 @@ impl Writer {
         purpose: Purpose,
         generation: Generation,
     ) -> Result<Known, PipelineError> {
-        let _timer = Timer::start(Stage::Retrieve);
+        let _timer = Timer::start(TimedStage::Retrieve);
         let rows: HashMap<PointId, &RowKey> =
             entries.iter().map(|(key, last)| (self.id(&last.table, key), key)).collect();
         let mut stored = self.retrieve(&rows.keys().copied().collect::<Vec<_>>()).await?;
@@ -184,7 +184,7 @@ impl Writer {
             let wanted = Wanted::by(lookup, rows.iter().map(|row| (row.table.as_ref(), row.values.as_slice())));
             let mut found = Vec::new();
             if !wanted.keys().is_empty() {
-                let _timer = Timer::start(Stage::LookUp);
+                let _timer = Timer::start(TimedStage::LookUp);
                 let asked = source.look_up(&self.collection.table, lookup, wanted.keys());
                 let Some(asked) = asked else { return Err(self.no_source(lookup).into()) };
                 match asked.await? {
@@ -220,7 +220,7 @@ impl Writer {
         rows: Vec<CompleteRow>,
         looked_up: Vec<Vec<Arc<Value>>>,
     ) -> Result<Vec<RenderedRow>, PipelineError> {
-        let _timer = Timer::start(Stage::Render);
+        let _timer = Timer::start(TimedStage::Render);
         let (transform, stop) = (Arc::clone(&self.collection.transform), self.shared.stop.clone());
         let render = move || {
             let rows = rows.into_iter().zip(&looked_up).take_while(|_| !stop.is_cancelled());

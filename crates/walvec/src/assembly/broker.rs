@@ -16,7 +16,7 @@ use walvec_broker::{BrokerError, Partition};
 use walvec_embed::Embedder;
 use walvec_model::{Fingerprint, RowKey, TableName};
 use walvec_pipeline::index::points_topic::{TopicCollection, VectorsTopic};
-use walvec_pipeline::index::{Indexer, IndexerConfig, Reads};
+use walvec_pipeline::index::{IndexInput, Indexer, IndexerConfig};
 use walvec_pipeline::publish::{Publisher, PublisherConfig, TableTopic};
 use walvec_pipeline::state::dead_letters::DeadLetter;
 use walvec_pipeline::state::dead_letters::DeadLetterStore as _;
@@ -136,8 +136,8 @@ impl<'a> Broker<'a> {
     pub(crate) fn indexer(&self, collections: Vec<Collection>, stop: CancellationToken) -> Indexer {
         let (config, kafka) = (self.config, self.kafka);
         let reads = match config.stage {
-            Stage::Sink => Reads::Vectors { format: format(kafka), topic: kafka.vectors_topic() },
-            _ => Reads::Changes { format: format(kafka), topics: self.changes() },
+            Stage::Sink => IndexInput::Vectors { format: format(kafka), topic: kafka.vectors_topic() },
+            _ => IndexInput::Changes { format: format(kafka), topics: self.changes() },
         };
         let has_source = !config.source.url.expose_secret().is_empty();
         let indexer = IndexerConfig {

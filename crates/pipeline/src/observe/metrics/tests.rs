@@ -29,7 +29,7 @@ fn record_everything() {
     count_consumed("books");
     count_written(1);
     count_overtaken(1);
-    drop(Timer::start(Stage::Embed));
+    drop(Timer::start(TimedStage::Embed));
 }
 
 fn change(op: Op) -> Change {
@@ -90,8 +90,15 @@ fn changes_are_counted_by_table_and_operation() {
 
 #[test]
 fn each_stage_is_timed_under_a_label_of_its_own() {
-    let stages =
-        [Stage::Retrieve, Stage::RowSource, Stage::Relate, Stage::LookUp, Stage::Render, Stage::Embed, Stage::Write];
+    let stages = [
+        TimedStage::Retrieve,
+        TimedStage::RowSource,
+        TimedStage::Relate,
+        TimedStage::LookUp,
+        TimedStage::Render,
+        TimedStage::Embed,
+        TimedStage::Write,
+    ];
     let recorded = Recorded::during(|| stages.iter().for_each(|stage| drop(Timer::start(*stage))));
     for label in ["retrieve", "refetch", "relate", "look_up", "render", "embed", "write"] {
         assert_eq!(recorded.value(&format!("walvec_stage_seconds{{stage={label}}}")), Some(1.0), "{label}");

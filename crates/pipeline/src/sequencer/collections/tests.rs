@@ -104,8 +104,12 @@ fn a_table_that_differs_from_the_one_that_was_checked_is_refused() {
 fn a_collection_may_hold_rows_of_each_table_that_it_ever_showed() {
     let collections = collections(&["books", "films"]);
     let of = |collection: &str, names: &[&str]| (collection.to_owned(), tables(names).into_iter().collect());
-    let found = Tables::from([of("books", &["novels"]), of("former", &["plays"])]);
-    let expected = Tables::from([of("books", &["books", "novels"]), of("films", &["films"]), of("former", &["plays"])]);
+    let found = TablesByCollection::from([of("books", &["novels"]), of("former", &["plays"])]);
+    let expected = TablesByCollection::from([
+        of("books", &["books", "novels"]),
+        of("films", &["films"]),
+        of("former", &["plays"]),
+    ]);
     assert_eq!(collections.tables_of(None, found), expected);
 }
 

@@ -10,8 +10,8 @@ fn set(names: &[&str]) -> BTreeSet<TableName> {
     names.iter().map(|name| table(name)).collect()
 }
 
-fn reread(names: &[&str], unproved: &[&str]) -> Tables {
-    Tables { why: names.iter().map(|name| (table(name), "why".to_owned())).collect(), unproved: set(unproved) }
+fn reread(names: &[&str], unproved: &[&str]) -> TablesToRead {
+    TablesToRead { why: names.iter().map(|name| (table(name), "why".to_owned())).collect(), unproved: set(unproved) }
 }
 
 fn baseline() -> Baseline {
@@ -22,7 +22,7 @@ fn baseline() -> Baseline {
 }
 
 /// Adopts facts after the tables of `anew` were found with shape 9, and `aside` is set aside.
-fn adopt(before: (Checkpoint, Baseline), facts: &Facts, anew: Tables, aside: &[&str]) -> (Checkpoint, Baseline) {
+fn adopt(before: (Checkpoint, Baseline), facts: &Facts, anew: TablesToRead, aside: &[&str]) -> (Checkpoint, Baseline) {
     let shapes = anew.why.keys().map(|table| (table.clone(), plain(9))).collect();
     adopted(before, facts, anew, (shapes, set(aside).into_iter().collect()))
 }
@@ -30,7 +30,7 @@ fn adopt(before: (Checkpoint, Baseline), facts: &Facts, anew: Tables, aside: &[&
 #[test]
 fn a_session_that_finds_nothing_new_leaves_the_state_as_it_is() {
     let before = (stored(), Baseline { owed: set(&["books"]), anew: set(&["films"]), ..baseline() });
-    assert_eq!(adopt(before.clone(), &facts(), Tables::default(), &[]), before);
+    assert_eq!(adopt(before.clone(), &facts(), TablesToRead::default(), &[]), before);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn what_is_not_configured_any_more_is_forgotten_unless_it_is_set_aside() {
     let mut facts = facts();
     facts.tables.remove(&table("films"));
     facts.tables.remove(&table("authors"));
-    let (_, after) = adopt((stored(), before), &facts, Tables::default(), &["films"]);
+    let (_, after) = adopt((stored(), before), &facts, TablesToRead::default(), &["films"]);
     let kept = set(&["books", "films"]);
     assert_eq!((&after.owed, &after.anew, &after.unproved), (&kept, &kept, &kept), "plays is not configured");
     assert_eq!(after.shapes.into_iter().map(|(table, _)| table).collect::<BTreeSet<_>>(), kept);
@@ -87,7 +87,7 @@ fn nothing_is_looked_for_in_a_collection_whose_table_is_read_again() {
 #[test]
 fn a_collection_may_hold_rows_of_its_former_tables_and_of_the_present_one() {
     let tables = BTreeMap::from([("books".to_owned(), set(&["old_books"])), ("former".to_owned(), set(&["x"]))]);
-    let (after, _) = adopt((Checkpoint { tables, ..stored() }, baseline()), &facts(), Tables::default(), &[]);
+    let (after, _) = adopt((Checkpoint { tables, ..stored() }, baseline()), &facts(), TablesToRead::default(), &[]);
     let expected =
         BTreeMap::from([("books".to_owned(), set(&["books", "old_books"])), ("films".to_owned(), set(&["films"]))]);
     assert_eq!(after.tables, expected);
@@ -102,11 +102,11 @@ fn the_next_session_compares_with_what_this_one_was_started_with() {
         collections: BTreeMap::from([("books".to_owned(), "2".to_owned()), ("films".to_owned(), "1".to_owned())]),
         ..facts()
     };
-    let (after, noted) = adopt((stored(), before), &now, Tables::default(), &[]);
+    let (after, noted) = adopt((stored(), before), &now, TablesToRead::default(), &[]);
     assert_eq!(Some(after.publication.clone()), now.publication);
     assert_eq!(noted.publication, None, "it would take the place of the checkpoint's");
     assert_eq!((after.config_digest.as_str(), &after.collections), ("b", &now.collections));
-    assert_eq!(compare(&after, &now), Ok(Anew::Tables(Tables::default())));
+    assert_eq!(compare(&after, &now), Ok(Anew::Tables(TablesToRead::default())));
 }
 
 /// Returns a state file with the checkpoint of `stored` in this state.

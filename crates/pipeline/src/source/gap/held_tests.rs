@@ -24,7 +24,7 @@ fn message(collection: &TestCollection) -> Option<String> {
 async fn points_wait_if_most_of_a_collection_would_go() {
     for (before, now, waits) in [(4, 4, false), (4, 2, false), (4, 1, true), (1, 0, true)] {
         let mut collection = reread("books", before, now).await;
-        let held = most_would_go(&[&mut collection.writer], &Tables::new()).await.unwrap();
+        let held = most_would_go(&[&mut collection.writer], &TablesByCollection::new()).await.unwrap();
         assert_eq!(held.is_some(), waits, "{now} of {before} rows are left");
         let words = format!("{} of {before} points of collection \"books\"", before - now);
         assert_eq!(message(&collection).is_some_and(|message| message.contains(&words)), waits);
@@ -36,7 +36,7 @@ async fn points_wait_if_most_of_a_collection_would_go() {
 #[tokio::test]
 async fn one_collection_that_would_lose_most_is_enough_and_is_the_one_that_is_named() {
     let (mut books, mut films) = (reread("books", 4, 3).await, reread("films", 4, 1).await);
-    let held = most_would_go(&[&mut books.writer, &mut films.writer], &Tables::new()).await.unwrap();
+    let held = most_would_go(&[&mut books.writer, &mut films.writer], &TablesByCollection::new()).await.unwrap();
     assert!(held.is_some());
     let message = message(&books).unwrap();
     assert!(message.contains("3 of 4 points of collection \"films\"") && !message.contains("books"), "{message}");
@@ -45,9 +45,9 @@ async fn one_collection_that_would_lose_most_is_enough_and_is_the_one_that_is_na
 #[tokio::test]
 async fn points_that_wait_go_on_waiting_when_rows_are_added_until_none_is_left() {
     let mut collection = reread("books", 4, 3).await;
-    assert!(still_held(&[&mut collection.writer], &Tables::new()).await.unwrap().is_some());
+    assert!(still_held(&[&mut collection.writer], &TablesByCollection::new()).await.unwrap().is_some());
     collection.put(vec![insert(30, 4, "4")]).await.unwrap();
-    assert!(still_held(&[&mut collection.writer], &Tables::new()).await.unwrap().is_none());
+    assert!(still_held(&[&mut collection.writer], &TablesByCollection::new()).await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -60,7 +60,7 @@ async fn the_rows_of_a_former_table_would_go_too() {
     collection.sink.restore(points);
     let tables = |names: &[&str]| {
         let names = names.iter().map(|name| TableName::new("public", *name)).collect();
-        Tables::from([("books".to_owned(), names)])
+        TablesByCollection::from([("books".to_owned(), names)])
     };
     let writers = &[&mut collection.writer];
     assert!(most_would_go(writers, &tables(&["books"])).await.unwrap().is_none());

@@ -45,7 +45,7 @@ fn checkpoint(snapshot: SnapshotState, applied: u64) -> Checkpoint {
 }
 
 fn resume(checkpoint: Checkpoint) -> Start {
-    Start::Resume { checkpoint: Box::new(checkpoint), anew: anew::Tables::default() }
+    Start::Resume { checkpoint: Box::new(checkpoint), anew: anew::TablesToRead::default() }
 }
 
 fn collections(id: &str) -> BTreeMap<String, String> {

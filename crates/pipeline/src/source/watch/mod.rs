@@ -34,7 +34,7 @@ use crate::source::reread::Jobs;
 use crate::state::records::Baseline;
 use crate::state::store::Store;
 use crate::upkeep::count_points;
-use notes::{Known, TableNotes};
+use notes::{KnownShapes, TableNotes};
 use reading::Reading;
 pub(crate) use tables::{follow_replaced, is_any_replaced, is_replaced};
 use verdict::Suspicions;
@@ -86,7 +86,7 @@ pub(crate) struct Watch<'a> {
     /// The publication at the last look.
     publication: Option<PublicationIdentity>,
     /// The shapes that the tables had when their rows were read; loaded when the stream is followed.
-    known: Option<Known>,
+    known: Option<KnownShapes>,
     /// The tables to be read again; loaded together with the shapes.
     notes: TableNotes,
     suspicions: Suspicions,
@@ -96,7 +96,7 @@ pub(crate) struct Watch<'a> {
     /// When the tables are looked at next.
     due: Instant,
     /// The shapes of tables whose keys and replica identities were examined.
-    examined: Known,
+    examined: KnownShapes,
     unfit: ProblemGuard,
     missing: ProblemGuard,
     unread: ProblemGuard,
@@ -130,7 +130,7 @@ impl<'a> Watch<'a> {
             reading: None,
             shows_readings: true,
             due: Instant::now(),
-            examined: Known::new(),
+            examined: KnownShapes::new(),
             unfit: trouble(),
             missing: trouble(),
             unread: trouble(),

@@ -12,7 +12,7 @@ use walvec_model::{Position, TableName};
 use crate::state::records::{Baseline, Stray};
 
 /// Tables and their shapes.
-pub(super) type Known = BTreeMap<TableName, Shape>;
+pub(super) type KnownShapes = BTreeMap<TableName, Shape>;
 
 /// A table with its shape, if there is such a table.
 type Found = (TableName, Option<Shape>);
@@ -60,7 +60,7 @@ impl TableNotes {
     pub(super) fn merged_into(
         &mut self,
         stored: Baseline,
-        known: &Known,
+        known: &KnownShapes,
         strays: Vec<(TableName, BTreeMap<u32, Stray>)>,
     ) -> Baseline {
         let mut floors: BTreeMap<TableName, Position> = stored.floors.iter().cloned().collect();

@@ -16,7 +16,7 @@ use walvec_capture::{Alteration, Finding, Severity, Shape, Source};
 use walvec_model::{Lsn, Table, TableName};
 
 use super::Watch;
-use super::notes::{Known, TableNotes};
+use super::notes::{KnownShapes, TableNotes};
 use super::reading::{Reading, ReadingStep};
 use super::verdict::{StreamEvidence, TableLook, TableStep, Verdict};
 use crate::error::PipelineError;
@@ -105,7 +105,7 @@ impl Watch<'_> {
     fn follow(
         &mut self,
         verdict: Verdict,
-        known: &mut Known,
+        known: &mut KnownShapes,
         (table, shape): (TableName, Shape),
         flushed: Lsn,
     ) -> Result<bool, PipelineError> {
@@ -203,7 +203,7 @@ impl Watch<'_> {
     }
 
     /// Advances the reading of the table that is read again. Returns whether it is done and its shape is in `known`.
-    fn read_on(&mut self, known: &mut Known) -> bool {
+    fn read_on(&mut self, known: &mut KnownShapes) -> bool {
         let Some(reading) = &mut self.reading else { return false };
         match reading.step(Instant::now(), &mut self.notes.floors) {
             ReadingStep::Wait => {}
@@ -226,7 +226,7 @@ impl Watch<'_> {
     }
 
     /// Notes that a table has been read again to the end.
-    fn complete(&mut self, known: &mut Known) {
+    fn complete(&mut self, known: &mut KnownShapes) {
         let Some(Reading { table, shape, from, since, .. }) = self.reading.take() else { return };
         if let Some(from) = from {
             self.shared.leaves.read(&table, from);
@@ -283,16 +283,16 @@ impl Watch<'_> {
     }
 
     /// Records `shape` as the one that the table had when its rows were read.
-    fn know(&self, known: &mut Known, table: TableName, shape: Shape) {
+    fn know(&self, known: &mut KnownShapes, table: TableName, shape: Shape) {
         self.shared.leaves.know(&table, &shape);
         known.insert(table, shape);
     }
 
-    fn noted(&self) -> Result<Known, PipelineError> {
+    fn noted(&self) -> Result<KnownShapes, PipelineError> {
         Ok(self.store.baseline()?.unwrap_or_default().shapes.into_iter().collect())
     }
 
-    fn note(&mut self, known: &Known) -> Result<(), PipelineError> {
+    fn note(&mut self, known: &KnownShapes) -> Result<(), PipelineError> {
         let stored = self.store.baseline()?.unwrap_or_default();
         let strays = self.shared.leaves.strays();
         Ok(self.store.save_baseline(&self.notes.merged_into(stored, known, strays))?)

@@ -22,7 +22,7 @@ fn by_capture(key: u64) -> DeadLetter {
     DeadLetter { code: E_RECORD_SIZE.to_owned(), place: None, ..letter("books", key) }
 }
 
-fn slot_in(collection: &str, key: u64, by_capture: bool) -> Slot {
+fn slot_in(collection: &str, key: u64, by_capture: bool) -> LetterKey {
     slot(collection, &[json!(key)], by_capture)
 }
 
@@ -52,7 +52,7 @@ struct Workers {
 }
 
 impl Workers {
-    fn change(&mut self, parked: &[DeadLetter], cleared: &[Slot]) {
+    fn change(&mut self, parked: &[DeadLetter], cleared: &[LetterKey]) {
         let records: Vec<Record> = self.writes.records(parked, cleared).iter().map(back).collect();
         self.writes.written(parked, cleared);
         records.iter().for_each(|record| self.reads.hear(record));

@@ -5,7 +5,7 @@ fn set(names: &[&str]) -> BTreeSet<TableName> {
     names.iter().map(|name| table(name)).collect()
 }
 
-fn known(names: &[&str]) -> Known {
+fn known(names: &[&str]) -> KnownShapes {
     names.iter().map(|name| (table(name), plain(1))).collect()
 }
 
@@ -39,10 +39,10 @@ fn the_positions_of_readings_are_stored_and_newer_ones_take_the_place_of_older_o
     let stored = Baseline { floors: vec![(table("books"), at(5)), (table("films"), at(6))], ..Baseline::default() };
     let mut notes = TableNotes::stored(&stored);
     notes.floors.insert(table("books"), at(9));
-    let stored = notes.merged_into(stored, &Known::new(), Vec::new());
+    let stored = notes.merged_into(stored, &KnownShapes::new(), Vec::new());
     assert_eq!(stored.floors, [(table("books"), at(9)), (table("films"), at(6))]);
     assert!(notes.floors.is_empty(), "they are stored now");
-    let stored = notes.merged_into(stored, &Known::new(), Vec::new());
+    let stored = notes.merged_into(stored, &KnownShapes::new(), Vec::new());
     assert_eq!(stored.floors.len(), 2, "and stay stored");
 }
 
