@@ -187,7 +187,8 @@ impl DeadLettersTopic {
         cleared: &[RowKey],
         by_capture: bool,
     ) -> Result<(), PipelineError> {
-        let cleared: Vec<LetterKey> = cleared.iter().map(|key| letter_key(collection, key.values(), by_capture)).collect();
+        let cleared: Vec<LetterKey> =
+            cleared.iter().map(|key| letter_key(collection, key.values(), by_capture)).collect();
         let records = self.lock().records(parked, &cleared);
         self.write(&records).await?;
         self.lock().written(parked, &cleared);

@@ -18,7 +18,7 @@ fn change(position: Position, op: Op) -> Change {
     Change { table: Arc::new(table), position, op }
 }
 
-fn backfill(reader: impl FnOnce(mpsc::Sender<Reading>) -> BoxFuture<'static, ()>) -> RunningJob {
+fn backfill(reader: impl FnOnce(mpsc::Sender<ReadResult>) -> BoxFuture<'static, ()>) -> RunningJob {
     let table = TableName::new("public", "books");
     let order = QueuedJob::unasked(JobSpec::Backfill { table: table.clone(), filter: None });
     let (chunks_in, chunks) = mpsc::channel(1);

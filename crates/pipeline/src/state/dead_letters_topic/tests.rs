@@ -22,8 +22,8 @@ fn by_capture(key: u64) -> DeadLetter {
     DeadLetter { code: E_RECORD_SIZE.to_owned(), place: None, ..letter("books", key) }
 }
 
-fn slot_in(collection: &str, key: u64, by_capture: bool) -> LetterKey {
-    slot(collection, &[json!(key)], by_capture)
+fn letter_key_in(collection: &str, key: u64, by_capture: bool) -> LetterKey {
+    letter_key(collection, &[json!(key)], by_capture)
 }
 
 /// Returns a record as the topic gives it back.
@@ -78,9 +78,9 @@ fn every_worker_knows_what_one_has_parked_and_cleared() {
     workers.change(&[letter("books", 1), letter("books", 2)], &[]);
     workers.know(&[letter("books", 1), letter("books", 2)]);
     let newer = DeadLetter { code: "E_EMBED_TEXT".to_owned(), dropped: true, ..letter("books", 2) };
-    workers.change(std::slice::from_ref(&newer), &[slot_in("books", 1, false)]);
+    workers.change(std::slice::from_ref(&newer), &[letter_key_in("books", 1, false)]);
     workers.know(&[newer]);
-    workers.change(&[], &[slot_in("books", 2, false)]);
+    workers.change(&[], &[letter_key_in("books", 2, false)]);
     workers.know(&[]);
 }
 
@@ -88,7 +88,7 @@ fn every_worker_knows_what_one_has_parked_and_cleared() {
 fn collections_with_the_same_keys_do_not_clear_each_other() {
     let mut workers = Workers::default();
     workers.change(&[letter("books", 1), letter("books_old", 1)], &[]);
-    workers.change(&[], &[slot_in("books_old", 1, false)]);
+    workers.change(&[], &[letter_key_in("books_old", 1, false)]);
     workers.know(&[letter("books", 1)]);
     assert!(letters(&workers.reads, "books_old").is_empty());
 }
@@ -98,19 +98,19 @@ fn capture_and_workers_clear_only_what_they_have_parked_themselves() {
     let mut workers = Workers::default();
     workers.change(&[letter("books", 1), by_capture(1)], &[]);
     workers.know(&[letter("books", 1), by_capture(1)]);
-    workers.change(&[], &[slot_in("books", 1, false)]);
+    workers.change(&[], &[letter_key_in("books", 1, false)]);
     workers.know(&[by_capture(1)]);
-    workers.change(&[], &[slot_in("books", 1, true)]);
+    workers.change(&[], &[letter_key_in("books", 1, true)]);
     workers.know(&[]);
 }
 
 #[test]
 fn a_row_that_is_not_parked_needs_no_record_to_be_cleared() {
     let mut ledger = LetterLedger::default();
-    assert!(ledger.records(&[], &[slot_in("books", 1, false)]).is_empty());
+    assert!(ledger.records(&[], &[letter_key_in("books", 1, false)]).is_empty());
     ledger.written(&[letter("books", 1)], &[]);
-    assert_eq!(ledger.records(&[], &[slot_in("books", 1, false)]).len(), 1);
-    assert!(ledger.records(&[], &[slot_in("books", 1, true)]).is_empty());
+    assert_eq!(ledger.records(&[], &[letter_key_in("books", 1, false)]).len(), 1);
+    assert!(ledger.records(&[], &[letter_key_in("books", 1, true)]).is_empty());
 }
 
 #[test]
