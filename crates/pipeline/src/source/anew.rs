@@ -19,7 +19,7 @@ use crate::state::store::Store;
 
 /// What is known of a followed table when a session begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FollowedTable {
+pub struct TableAtStart {
     /// The digest of what decides its rows and their payloads: its configuration, its columns and its key.
     pub digest: String,
     /// Whether its name belonged to another table when its rows were read.
@@ -140,7 +140,7 @@ fn unpublished(stored: &Checkpoint, facts: &Facts) -> Result<Vec<TableName>, Gap
     if !PublicationIdentity::differ_in_tables_only(&stored.publication, now) {
         return Err(gap::publication_changed(None));
     }
-    let is_new = |facts: &FollowedTable| !PublicationIdentity::lists(&stored.publication, facts.entry.as_ref());
+    let is_new = |facts: &TableAtStart| !PublicationIdentity::lists(&stored.publication, facts.entry.as_ref());
     Ok(facts.tables.iter().filter(|(_, facts)| is_new(facts)).map(|(table, _)| table.clone()).collect())
 }
 

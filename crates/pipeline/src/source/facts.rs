@@ -8,7 +8,7 @@ use walvec_capture::{Shape, SlotState, Source};
 use walvec_model::{Column, Fingerprint, Lsn, Table, TableName, Type};
 
 use crate::error::PipelineError;
-use crate::source::anew::FollowedTable;
+use crate::source::anew::TableAtStart;
 use crate::source::start::{Facts, Slot};
 use crate::source::watch::is_replaced;
 use crate::state::records::{Baseline, Checkpoint, SourceIdentity};
@@ -124,11 +124,11 @@ async fn table_facts(
     tables: &[Arc<Table>],
     replaced: &BTreeSet<TableName>,
     baseline: Option<&Baseline>,
-) -> Result<BTreeMap<TableName, FollowedTable>, PipelineError> {
+) -> Result<BTreeMap<TableName, TableAtStart>, PipelineError> {
     let entries = source.publication_entries().await?;
     let facts = |table: &Arc<Table>| {
         let name = &table.name;
-        let facts = FollowedTable {
+        let facts = TableAtStart {
             digest: with_shapes(&config.of_table(name), std::slice::from_ref(table)),
             is_replaced: replaced.contains(name),
             is_owed: baseline.is_some_and(|baseline| baseline.anew.contains(name)),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use walvec_model::{Generation, Lsn, TableName};
 
 use crate::error::{Refusal, Resync};
-use crate::source::anew::{self, Anew, CollectionFacts, FollowedTable};
+use crate::source::anew::{self, Anew, CollectionFacts, TableAtStart};
 use crate::source::gap::{self, Gap, OnGap};
 use crate::state::records::{Checkpoint, SnapshotState, SourceIdentity};
 
@@ -51,7 +51,7 @@ pub struct Facts {
     /// The table of each followed collection, and whether the collection is empty.
     pub shown: BTreeMap<String, CollectionFacts>,
     /// The followed tables; empty where they are not read one by one.
-    pub tables: BTreeMap<TableName, FollowedTable>,
+    pub tables: BTreeMap<TableName, TableAtStart>,
 }
 
 impl Facts {

@@ -12,11 +12,11 @@ fn source() -> SourceIdentity {
 
 /// Returns facts of two tables with a collection each; one of them looks up rows of a third table.
 pub(super) fn facts() -> Facts {
-    let facts = |name: &str, main: &str| FollowedTable {
+    let facts = |name: &str, main: &str| TableAtStart {
         digest: format!("{name} 1"),
         entry: Some(format!("r{name}:1")),
         mains: vec![table(main)],
-        ..FollowedTable::default()
+        ..TableAtStart::default()
     };
     let tables = [("books", "books"), ("films", "films"), ("authors", "books")];
     let shown = |name: &str| (name.to_owned(), CollectionFacts { table: table(name), is_empty: false });
@@ -74,7 +74,7 @@ fn with(change: impl FnOnce(&mut Facts)) -> Result<Vec<String>, String> {
 
 #[test]
 fn only_tables_that_differ_are_read_anew() {
-    let set = |name: &'static str, change: fn(&mut FollowedTable)| {
+    let set = |name: &'static str, change: fn(&mut TableAtStart)| {
         move |facts: &mut Facts| change(facts.tables.get_mut(&table(name)).unwrap())
     };
     assert_eq!(with(|_| {}), Ok(vec![]));
@@ -153,7 +153,7 @@ fn what_an_earlier_version_has_read_is_told_apart_as_a_whole() {
 
 #[test]
 fn every_reason_for_reading_a_table_again_is_given_in_words() {
-    let why = |change: fn(&mut FollowedTable)| {
+    let why = |change: fn(&mut TableAtStart)| {
         let mut facts = facts();
         change(facts.tables.get_mut(&table("films")).unwrap());
         match compare(&stored(), &facts) {
@@ -161,7 +161,7 @@ fn every_reason_for_reading_a_table_again_is_given_in_words() {
             other => panic!("{other:?}"),
         }
     };
-    let all = |table: &mut FollowedTable| {
+    let all = |table: &mut TableAtStart| {
         table.digest.push('+');
         (table.is_replaced, table.is_owed) = (true, true);
     };
