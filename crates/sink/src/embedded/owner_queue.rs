@@ -27,12 +27,12 @@ struct QueuedTasks<T> {
     /// Whether a thread takes jobs.
     is_attended: bool,
     /// How many threads hold the owner. The last one may still be finishing when the next one starts.
-    attendants: usize,
+    holders: usize,
 }
 
 impl<T> Default for OwnerQueue<T> {
     fn default() -> Self {
-        let queue = Mutex::new(QueuedTasks { jobs: VecDeque::new(), is_attended: false, attendants: 0 });
+        let queue = Mutex::new(QueuedTasks { jobs: VecDeque::new(), is_attended: false, holders: 0 });
         Self { shared: Arc::new(SharedQueue { queue, gone: Condvar::new() }), places: Arc::new(Semaphore::new(PLACES)) }
     }
 }
@@ -56,9 +56,8 @@ impl<T: Send + 'static> OwnerQueue<T> {
         }));
         if !queue.is_attended {
             queue.is_attended = true;
-            queue.attendants += 1;
-            let attendant =
-                Attendant { owner: Some(Arc::clone(owner)), shared: Arc::clone(&self.shared), has_ended: false };
+            let hold = Hold::begin(&self.shared, &mut queue);
+            let attendant = Attendant { owner: Some(Arc::clone(owner)), hold, has_ended: false };
             tokio::task::spawn_blocking(move || attendant.work());
         }
     }
@@ -71,7 +70,7 @@ impl<T: Send + 'static> OwnerQueue<T> {
     /// Waits until the queue is empty and no thread holds the owner.
     pub(super) fn wait(&self) {
         let mut queue = self.shared.queue();
-        while queue.attendants > 0 {
+        while queue.holders > 0 {
             queue = self.shared.gone.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -83,8 +82,7 @@ pub(super) struct Holders<T>(Arc<SharedQueue<T>>);
 impl<T> Holders<T> {
     /// Lets [`OwnerQueue::wait`] wait until the answer is dropped.
     pub(super) fn hold(&self) -> Hold<T> {
-        self.0.queue().attendants += 1;
-        Hold(Arc::clone(&self.0))
+        Hold::begin(&self.0, &mut self.0.queue())
     }
 }
 
@@ -100,14 +98,21 @@ impl<T> std::fmt::Debug for Holders<T> {
     }
 }
 
-/// A thread that holds the owner.
+/// A thread that holds the owner, with or without jobs.
 pub(super) struct Hold<T>(Arc<SharedQueue<T>>);
+
+impl<T> Hold<T> {
+    fn begin(shared: &Arc<SharedQueue<T>>, queue: &mut QueuedTasks<T>) -> Self {
+        queue.holders += 1;
+        Self(Arc::clone(shared))
+    }
+}
 
 impl<T> Drop for Hold<T> {
     fn drop(&mut self) {
         let mut queue = self.0.queue();
-        debug_assert!(queue.attendants > 0, "each holder is counted");
-        queue.attendants -= 1;
+        debug_assert!(queue.holders > 0, "each holder is counted");
+        queue.holders -= 1;
         self.0.gone.notify_all();
     }
 }
@@ -121,7 +126,8 @@ impl<T> SharedQueue<T> {
 /// A piece of work on the blocking pool that does the queued jobs.
 struct Attendant<T> {
     owner: Option<Arc<Mutex<T>>>,
-    shared: Arc<SharedQueue<T>>,
+    /// Dropped behind `owner`.
+    hold: Hold<T>,
     has_ended: bool,
 }
 
@@ -129,7 +135,7 @@ impl<T> Attendant<T> {
     fn work(mut self) {
         let Some(owner) = self.owner.take() else { return };
         loop {
-            let mut queue = self.shared.queue();
+            let mut queue = self.hold.0.queue();
             let Some(job) = queue.jobs.pop_front() else {
                 // Still under the lock, so that the next caller of `add` starts a new thread.
                 queue.is_attended = false;
@@ -143,17 +149,15 @@ impl<T> Attendant<T> {
 }
 
 impl<T> Drop for Attendant<T> {
-    /// Counts the attendant as gone, even if the runtime shut down before it ran or if its job panicked: `wait` must not wait for it.
+    /// Ends the attendance, even if the runtime shut down before it ran or if its job panicked. Then nothing waits for the hold, which is
+    /// dropped last.
     fn drop(&mut self) {
         self.owner = None;
-        let mut queue = self.shared.queue();
         if !self.has_ended {
+            let mut queue = self.hold.0.queue();
             queue.is_attended = false;
             queue.jobs.clear();
         }
-        debug_assert!(queue.attendants > 0, "each attendant is counted");
-        queue.attendants -= 1;
-        self.shared.gone.notify_all();
     }
 }
 
