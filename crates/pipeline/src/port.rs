@@ -75,8 +75,8 @@ pub(crate) trait SnapshotPort: Send + Sync {
     /// Returns the version of the copied rows.
     fn position(&self) -> Position;
 
-    /// Returns the next rows, as inserts into one table; `None` at the end. A table that was rewritten while it was
-    /// copied comes again: a truncate announces that, and the rows behind it have its position.
+    /// Returns the next rows, as inserts into one table; `None` at the end. If a table was rewritten during the
+    /// copy, it is copied once more: first comes a truncate, then all rows, with the position of the truncate.
     fn next(&mut self) -> SourceAnswer<'_, Option<Vec<Change>>>;
 
     /// Stops the copy.

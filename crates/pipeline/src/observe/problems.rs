@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_for_the_status_is_not_woken_without_a_change() {
+    fn a_subscriber_of_the_status_is_not_woken_without_a_change() {
         let telemetry = Telemetry::new(Vec::new(), false);
         let mut status = telemetry.subscribe();
         drop(ProblemGuard::new(&telemetry));

@@ -5,10 +5,27 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::future::BoxFuture;
-use walvec_model::RowKey;
+use serde_json::json;
+use walvec_model::{Generation, RowKey};
 
 use crate::error::PipelineError;
 use crate::state::dead_letters::{DeadLetter, DeadLetterStore};
+use crate::testing::rows::at;
+
+/// Returns the letter of a row of a collection.
+pub(crate) fn letter(collection: &str, key: u64) -> DeadLetter {
+    DeadLetter {
+        collection: collection.to_owned(),
+        table: "public.books".to_owned(),
+        key: vec![json!(key)],
+        position: at(7),
+        generation: Generation(1),
+        place: None,
+        code: "E_RENDER".to_owned(),
+        reason: "undefined value".to_owned(),
+        dropped: false,
+    }
+}
 
 /// Dead letters in memory.
 #[derive(Default)]

@@ -143,7 +143,11 @@ fn an_error_after_which_the_tables_have_to_be_read_again_is_stored_with_its_reas
     assert_eq!(after(SnapshotState::Done, altered()), (SnapshotState::Again, None), "it is no gap");
     assert_eq!(after(SnapshotState::Done, Ok(())), (SnapshotState::Done, None));
     let broken = Err(CaptureError::Connect { server: "h".to_owned(), reason: "gone".to_owned() }.into());
-    assert_eq!(after(SnapshotState::Done, broken), (SnapshotState::Done, None), "the stream goes on where it was");
+    assert_eq!(
+        after(SnapshotState::Done, broken),
+        (SnapshotState::Done, None),
+        "the stream continues from its position"
+    );
     for state in [SnapshotState::Copying, SnapshotState::Wanted, SnapshotState::Again] {
         assert_eq!(after(state, gap()), (state, None), "a snapshot is taken anyway");
     }

@@ -1,20 +1,10 @@
 use serde_json::json;
-use walvec_model::Lsn;
 
 use super::*;
+use crate::testing::letters;
 
 fn letter(key: u64) -> DeadLetter {
-    DeadLetter {
-        collection: "books".to_owned(),
-        table: "public.books".to_owned(),
-        key: vec![json!(key)],
-        position: Position { commit_lsn: Lsn(7), ordinal: 1 },
-        generation: Generation(1),
-        place: None,
-        code: "E_RENDER".to_owned(),
-        reason: "undefined value".to_owned(),
-        dropped: false,
-    }
+    letters::letter("books", key)
 }
 
 fn place() -> Place {

@@ -1,20 +1,12 @@
 use serde_json::json;
-use walvec_model::{Generation, Lsn, Position};
+use walvec_model::Generation;
 
 use super::*;
+use crate::testing::letters;
 
 fn letter(collection: &str, key: u64) -> DeadLetter {
-    DeadLetter {
-        collection: collection.to_owned(),
-        table: "public.books".to_owned(),
-        key: vec![json!(key)],
-        position: Position { commit_lsn: Lsn(7), ordinal: 1 },
-        generation: Generation(3),
-        place: Some(Place { topic: "books".to_owned(), partition: 3, offset: 42 }),
-        code: "E_RENDER".to_owned(),
-        reason: "undefined value".to_owned(),
-        dropped: false,
-    }
+    let place = Some(Place { topic: "books".to_owned(), partition: 3, offset: 42 });
+    DeadLetter { generation: Generation(3), place, ..letters::letter(collection, key) }
 }
 
 /// Returns the letter of a row whose record capture could not write.

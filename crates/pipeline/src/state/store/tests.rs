@@ -1,27 +1,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt as _;
 
-use walvec_model::{Generation, Lsn, Position, TableName};
+use walvec_model::{Generation, Lsn, TableName};
 
 use crate::state::records::{SnapshotState, SourceIdentity};
 
 use serde_json::json;
 
 use super::*;
-
-fn letter(collection: &str, key: i64) -> DeadLetter {
-    DeadLetter {
-        collection: collection.to_owned(),
-        table: "public.books".to_owned(),
-        key: vec![json!(key)],
-        position: Position { commit_lsn: Lsn(7), ordinal: 1 },
-        generation: Generation(1),
-        place: None,
-        code: "E_RENDER".to_owned(),
-        reason: "undefined value".to_owned(),
-        dropped: false,
-    }
-}
+use crate::testing::letters::letter;
 
 pub(super) fn checkpoint() -> Checkpoint {
     Checkpoint {

@@ -4,6 +4,7 @@ use super::*;
 use crate::error::PipelineError;
 use crate::testing::TestCollection;
 use crate::testing::embedder::bad_text;
+use crate::testing::letters;
 use crate::testing::rows::{at, delete, insert, key, point};
 
 fn parked(id: u64, code: &str) -> (String, String) {
@@ -20,17 +21,7 @@ async fn with_a_parked_row() -> TestCollection {
 }
 
 fn letter(id: u64, lsn: u64) -> DeadLetter {
-    DeadLetter {
-        collection: "books".to_owned(),
-        table: "public.books".to_owned(),
-        key: key(id).values().to_vec(),
-        position: at(lsn),
-        generation: Generation(1),
-        place: None,
-        code: "E".to_owned(),
-        reason: String::new(),
-        dropped: false,
-    }
+    DeadLetter { position: at(lsn), ..letters::letter("books", id) }
 }
 
 fn failure(id: u64, lsn: u64, code: &'static str) -> RowFailure {
