@@ -14,7 +14,7 @@ const DIFFERENT: &[(&str, &str)] = &[
     (r"127\.0\.0\.1:\d+", "127.0.0.1:PORT"),
     (r"\b[0-9A-F]{1,8}/[0-9A-F]{1,8}\b", "LSN"),
     (r"\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2} UTC", "TIME"),
-    (r"\b[\d.]+ (B|kB|MB|GB)\b", "SIZE"),
+    (r"\b[\d.]+ ([kMG]?B|[KMG]iB)\b", "SIZE"),
     (r"\b[\d.]+ (ms|s)\b", "DURATION"),
     (r"\b(seed|process) \d+", "$1 N"),
     (r"PostgreSQL: version \d+", "PostgreSQL: version N"),

@@ -6,15 +6,13 @@
 
 use std::collections::HashSet;
 
-use qdrant_edge::{
-    Condition, EdgeShard, Filter, HasIdCondition, Record, ScrollRequest, WithPayloadInterface, WithVector,
-};
+use qdrant_edge::{Condition, EdgeShard, Filter, HasIdCondition, ScrollRequest, WithPayloadInterface, WithVector};
 
-use super::convert::{self, EdgeId, point_id, read_error};
+use super::convert::{EdgeId, read_error};
 use super::journal::JournalMember;
 use super::paths::io_error;
 use super::read::{self, VectorNames};
-use super::steps::{self, EnginePoint, EngineStep};
+use super::steps::{self, EngineStep};
 use crate::SinkError;
 
 const PAGE: usize = 1000;
@@ -59,16 +57,7 @@ fn among(ids: &[EdgeId]) -> Filter {
 /// Returns steps that delete all copies and store one. Overwriting would not help, because the engine overwrites every
 /// copy.
 fn rewriting(shard: &EdgeShard, names: &VectorNames, ids: &[EdgeId]) -> Result<Vec<EngineStep>, SinkError> {
-    let records = shard
-        .retrieve(ids, Some(WithPayloadInterface::Bool(true)), Some(WithVector::Bool(true)))
-        .map_err(read_error)?;
-    let points: Vec<_> = records.into_iter().filter_map(|record| raw_point(names, record)).collect();
+    let points = steps::stored_points(shard, names, ids, true)?;
     let delete = points.iter().map(|point| point.id).collect();
     Ok(vec![EngineStep::Delete(delete), EngineStep::Upsert(points)])
-}
-
-fn raw_point(names: &VectorNames, record: Record) -> Option<EnginePoint> {
-    let (vector, keywords) = convert::vectors(names, record.vector?);
-    let payload = record.payload.map(|payload| payload.0).unwrap_or_default();
-    Some(EnginePoint { id: point_id(record.id), vector: vector?, keywords, payload })
 }

@@ -1,16 +1,18 @@
 //! A batch as the engine takes it: few large operations, checked before anything is changed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use qdrant_edge::{
-    EdgeShard, OperationError, PayloadOps, PointInsertOperations, PointOperations, PointStructPersisted, SetPayloadOp,
-    UpdateOperation, WithPayloadInterface, WithVector,
+    EdgeShard, OperationError, PayloadOps, PointInsertOperations, PointOperations, PointStructPersisted, Record,
+    SetPayloadOp, UpdateOperation, WithPayloadInterface, WithVector,
 };
 use serde::{Deserialize, Serialize};
 use walvec_model::point::raw_payload;
 use walvec_model::{Generation, Payload, Point, PointId, Provenance, SparseVector, Value, Vector};
 
-use super::convert::{EdgeId, change_error, edge_id, edge_vectors, of_table, older_than};
+use super::convert::{
+    EdgeId, change_error, edge_id, edge_vectors, of_table, older_than, point_id, read_error, vectors,
+};
 use super::read::{self, VectorNames};
 use crate::{SinkError, Write, check_vector, names_each_point_once};
 
@@ -100,6 +102,52 @@ pub(super) fn check_overwritten_exist(shard: &EdgeShard, steps: &[EngineStep]) -
         Some(missed_point_id) => Err(change_error(OperationError::PointIdError { missed_point_id })),
         None => Ok(()),
     }
+}
+
+/// Turns the steps that keep a stored vector into steps that carry it, so that the change can be made again where the
+/// point is gone. Every point whose payload is overwritten must exist.
+pub(super) fn carrying_vectors(
+    shard: &EdgeShard,
+    names: &VectorNames,
+    steps: Vec<EngineStep>,
+) -> Result<Vec<EngineStep>, SinkError> {
+    let (mut payloads, mut carrying) = (HashMap::new(), Vec::with_capacity(steps.len()));
+    for step in steps {
+        match step {
+            EngineStep::Overwrite { id, payload } => drop(payloads.insert(edge_id(id), payload)),
+            other => carrying.push(other),
+        }
+    }
+    if !payloads.is_empty() {
+        let ids: Vec<EdgeId> = payloads.keys().copied().collect();
+        let mut points = stored_points(shard, names, &ids, false)?;
+        for point in &mut points {
+            point.payload = payloads.remove(&edge_id(point.id)).unwrap_or_default();
+        }
+        if let Some((missed_point_id, _)) = payloads.into_iter().next() {
+            return Err(change_error(OperationError::PointIdError { missed_point_id }));
+        }
+        carrying.push(EngineStep::Upsert(points));
+    }
+    Ok(carrying)
+}
+
+/// Reads points with their vectors, to store them again.
+pub(super) fn stored_points(
+    shard: &EdgeShard,
+    names: &VectorNames,
+    ids: &[EdgeId],
+    with_payload: bool,
+) -> Result<Vec<EnginePoint>, SinkError> {
+    let with_payload = Some(WithPayloadInterface::Bool(with_payload));
+    let records = shard.retrieve(ids, with_payload, Some(WithVector::Bool(true))).map_err(read_error)?;
+    Ok(records.into_iter().filter_map(|record| stored_point(names, record)).collect())
+}
+
+fn stored_point(names: &VectorNames, record: Record) -> Option<EnginePoint> {
+    let (vector, keywords) = vectors(names, record.vector?);
+    let payload = record.payload.map(|payload| payload.0).unwrap_or_default();
+    Some(EnginePoint { id: point_id(record.id), vector: vector?, keywords, payload })
 }
 
 /// Returns whether a change only stores points that did not exist before.

@@ -3,6 +3,9 @@
 //! In 0.7.2 the engine's `flush` panics when an update, or the end of an index build, holds one of its locks. Here no change is made during a
 //! flush. A flush during a build makes added points durable, but not overwrites and deletions: the segments that are being rebuilt remember
 //! deletions in memory only. So from the first overwrite or deletion during a build, records are kept until the build ends.
+//!
+//! The engine moves a point whose payload is overwritten during a build. A build takes several rounds if many points were moved: the next round
+//! leaves them out of the files, while their new place is in memory only. So a record made during a build carries the stored vectors.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -207,7 +210,10 @@ impl CollectionOwner {
     /// Makes a change durable, by its record in the journal, and then visible.
     fn recorded_change(&mut self, mut steps: Vec<EngineStep>) -> Result<u64, SinkError> {
         let failed = io_error(self.store.directory());
-        self.store.with_shard(|shard| steps::check_overwritten_exist(shard, &steps))?;
+        steps = self.store.with_shard(|shard| match self.build {
+            Some(_) => steps::carrying_vectors(shard, &self.store.target().vectors, steps),
+            None => steps::check_overwritten_exist(shard, &steps).map(|()| steps),
+        })?;
         if let Some(build) = self.build.as_mut().filter(|build| build.only_adds) {
             build.only_adds = self.store.with_shard(|shard| steps::only_adds(shard, &steps))?;
         }

@@ -5,7 +5,7 @@
 //! - [`searching`]: order, filters, refused requests
 //! - [`opening`]: locks, fingerprints, indexes, closing
 //! - [`beside`]: concurrent reads, writes and index builds
-//! - [`durability`]: kills at random moments
+//! - [`durability`]: kills at random moments; [`rounds`]: kills between the rounds of an index build
 //! - [`journal`]: changes that are in the journal and not in the engine's files
 //! - [`disk`]: a full disk
 //! - [`limits`]: a Qdrant server with rate limits
@@ -29,6 +29,7 @@ mod limits;
 mod opening;
 mod ordered;
 mod paged;
+mod rounds;
 mod searching;
 mod server;
 mod tenants;
