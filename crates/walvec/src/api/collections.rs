@@ -1,17 +1,18 @@
 //! The collections, with the fields that filters can use.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::config::IndexKind;
 
 /// The answer of `GET /api/v1/collections`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Collections {
     pub(crate) collections: Vec<CollectionInfo>,
 }
 
 /// A collection, as it is described to programs.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct CollectionInfo {
     /// The collection's name.
     pub(crate) name: String,
@@ -20,6 +21,7 @@ pub(crate) struct CollectionInfo {
     /// The layout of its payloads. In every layout, filters use the field names of this description.
     pub(crate) layout: String,
     /// How many points it has; null until they were counted.
+    #[schema(required)]
     pub(crate) points: Option<u64>,
     /// The modes in which it can be searched; the first is the default.
     pub(crate) modes: Vec<String>,
@@ -30,25 +32,28 @@ pub(crate) struct CollectionInfo {
 }
 
 /// A field of the payload.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct FieldInfo {
     /// The field's name.
     pub(crate) name: String,
     /// The type of the column in SQL; null for a computed field, and until a row of the table was read.
+    #[schema(required)]
     pub(crate) r#type: Option<String>,
     /// The origin of its values.
     pub(crate) from: FieldOrigin,
     /// The type of its index, if it has one.
+    #[schema(required)]
     pub(crate) index: Option<IndexKind>,
-    /// The operators with which a filter on it can match.
+    /// The operators with which a filter on it can match, of `=`, `!=`, `<`, `<=`, `>` and `>=`.
     pub(crate) filters: Vec<String>,
     /// Whether points can be listed in its order.
     #[serde(default)]
+    #[schema(required)]
     pub(crate) sorted: bool,
 }
 
 /// The origin of a field.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum FieldOrigin {
     /// A column of the table.

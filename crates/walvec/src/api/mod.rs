@@ -6,6 +6,7 @@
 //! - [`points`]: points exactly as they are stored
 //! - [`tasks`]: long work
 //! - [`problem`]: what went wrong with a request
+//! - [`schema`]: schemas of values whose types belong to other crates
 //! - [`announcement`]: where a running walvec is, and the key of its owner
 
 pub(crate) mod announcement;
@@ -13,6 +14,7 @@ pub(crate) mod collections;
 pub(crate) mod dead_letters;
 pub(crate) mod points;
 pub(crate) mod problem;
+pub(crate) mod schema;
 pub(crate) mod score;
 pub(crate) mod search;
 pub(crate) mod tasks;

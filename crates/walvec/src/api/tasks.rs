@@ -2,12 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 use walvec_model::PointId;
 
+use super::schema::IdSchema;
 use crate::failure::Failure;
 
 /// The kind of a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum TaskKind {
     /// Reads rows of a table again.
@@ -21,7 +23,7 @@ pub(crate) enum TaskKind {
 }
 
 /// The state of a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum TaskState {
     /// It has not ended.
@@ -33,7 +35,7 @@ pub(crate) enum TaskState {
 }
 
 /// A task, as the API shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Task {
     /// Counts the tasks of this process, from 1.
     pub(crate) id: u64,
@@ -46,12 +48,16 @@ pub(crate) struct Task {
     /// Rows read so far.
     pub(crate) rows: u64,
     /// Rows in all by the server's statistics, if they have it.
+    #[schema(required)]
     pub(crate) rows_estimated: Option<u64>,
     /// The code of the error, if it failed.
+    #[schema(required)]
     pub(crate) code: Option<String>,
     /// The error in words.
+    #[schema(required)]
     pub(crate) error: Option<String>,
     /// What to type, if anything helps.
+    #[schema(required)]
     pub(crate) remedy: Option<String>,
 }
 
@@ -73,14 +79,14 @@ impl Task {
 }
 
 /// The answer to a request that was accepted.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub(crate) struct Accepted {
     /// The number of the task.
     pub(crate) task: u64,
 }
 
 /// The body of `POST /api/v1/backfill`: reads rows of a table again.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct BackfillRequest {
     /// The table, as a configuration writes it.
@@ -91,7 +97,7 @@ pub(crate) struct BackfillRequest {
 }
 
 /// The body of `POST /api/v1/repair`: reads rows again, and removes points.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RepairRequest {
     /// The name of the collection.
@@ -105,27 +111,32 @@ pub(crate) struct RepairRequest {
 }
 
 /// A point that is removed if it still has this version.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PointVersion {
+    /// The id.
+    #[schema(value_type = IdSchema)]
     pub(crate) id: PointId,
+    /// The value of `_walvec.v` that was found; null if walvec did not write the point.
     pub(crate) version: Option<String>,
 }
 
 /// The body of `POST /api/v1/resync`: reads all tables again.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ResyncRequest {
     /// Whether points without a row are removed even if they are most of a collection.
     #[serde(default)]
+    #[schema(default = false)]
     pub(crate) force: bool,
 }
 
 /// The body of `POST /api/v1/reindex`: fills new collections, which take over the names.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReindexRequest {
     /// Whether to go back to the kept collections.
     #[serde(default)]
+    #[schema(default = false)]
     pub(crate) rollback: bool,
 }

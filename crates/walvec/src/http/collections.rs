@@ -8,8 +8,9 @@ use axum::extract::State;
 use super::state::App;
 use crate::api::collections::Collections;
 
-/// Answers `GET /api/v1/collections` with the collections, and their fields, types, indexes and
-/// filters.
+/// Returns the collections that can be searched, with their fields, types, indexes and filters.
+#[utoipa::path(get, path = "/api/v1/collections", operation_id = "collections",
+    responses((status = OK, description = "The answer", body = Collections)))]
 pub(super) async fn list(State(app): State<Arc<App>>) -> Json<Collections> {
     let serving = app.searcher.serving();
     let status = app.status.borrow().clone();

@@ -41,16 +41,22 @@ pub(crate) fn from_topic(letters: Arc<dyn DeadLetterStore>) -> DeadLetters {
     })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct DeadLettersQuery {
+    /// The collection; required if there are several.
     collection: Option<String>,
+    /// The cursor: `next` of the page before, a JSON array of key values.
     after: Option<String>,
+    /// The maximum number of parked rows.
+    #[param(minimum = 1, maximum = 1000, default = 1000)]
     limit: Option<usize>,
 }
 
-/// Answers `GET /api/v1/dead-letters?collection=…&after=[…]&limit=…`; `after` is the last key of the previous
-/// page.
+/// Returns rows that could not be processed, in the order of their keys.
+#[utoipa::path(get, path = "/api/v1/dead-letters", operation_id = "pageOfDeadLetters", params(DeadLettersQuery),
+    responses((status = OK, description = "The answer", body = DeadLetterPage)))]
 pub(super) async fn page(
     State(app): State<Arc<App>>,
     query: Result<Query<DeadLettersQuery>, QueryRejection>,

@@ -9,27 +9,37 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use serde::Serialize;
+use utoipa::ToSchema;
 use walvec_pipeline::observe::status::{Phase, Status};
 
 use super::state::App;
 use crate::api::problem::{ApiProblem, Reason};
 
 /// The body of a healthy probe.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Health {
+    /// `alive` or `ready`.
     status: &'static str,
     /// The part whose error is being retried.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     problem: Option<String>,
 }
 
-/// Answers `GET /livez`: the process serves. Needs no token: orchestrators have none.
+/// Returns 200 as long as the process serves.
+///
+/// Needs no token: orchestrators have none.
+#[utoipa::path(get, path = "/livez", operation_id = "livez", security(()),
+    responses((status = OK, description = "The answer", body = Health)))]
 pub(super) async fn livez() -> Json<Health> {
     Json(Health { status: "alive", problem: None })
 }
 
-/// Answers `GET /readyz`: the slot is held, the sink is open, the model is loaded. Needs no token, and says no more than which
-/// part does not work.
+/// Returns 200 once the slot is held, the sink open and the model loaded; else 503.
+///
+/// Needs no token, and says no more than which part does not work.
+#[utoipa::path(get, path = "/readyz", operation_id = "readyz", security(()),
+    responses((status = OK, description = "The answer", body = Health)))]
 pub(super) async fn readyz(State(app): State<Arc<App>>) -> Result<Json<Health>, ApiProblem> {
     let (phase, problem) = {
         let status = app.status.borrow();
@@ -48,13 +58,18 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Result<Json<Health>, 
     }
 }
 
-/// Answers `GET /api/v1/status`.
+/// Returns what the pipeline is doing.
+#[utoipa::path(get, path = "/api/v1/status", operation_id = "status",
+    responses((status = OK, description = "The answer", body = Object)))]
 pub(super) async fn status(State(app): State<Arc<App>>) -> Json<Status> {
     Json(app.status.borrow().clone())
 }
 
-/// Answers `GET /metrics`, in the text format of Prometheus. Needs the token where there is one, because the labels name tables.
-/// Unknown values are left out.
+/// Returns the metrics in the text format of Prometheus.
+///
+/// Needs the token where there is one, because the labels name tables. Unknown values are left out.
+#[utoipa::path(get, path = "/metrics", operation_id = "metrics",
+    responses((status = OK, description = "The answer", body = String, content_type = "text/plain")))]
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
     let rendered = app.metrics.render();
     let known: String = rendered.split_inclusive('\n').filter(|line| !line.trim_end().ends_with(" NaN")).collect();

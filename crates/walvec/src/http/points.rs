@@ -8,13 +8,15 @@ use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use walvec_model::{PointId, RawPage, RawPoint};
+use utoipa::ToSchema;
+use walvec_model::{Payload, PointId, RawPage, RawPoint};
 use walvec_sink::page_in_order;
 
 use super::search::is_json;
 use super::state::App;
 use crate::api::points::PointsRequest;
 use crate::api::problem::{ApiProblem, Reason};
+use crate::api::schema::IdSchema;
 use crate::search::order::{OF_ANOTHER_ORDER, OrderCursor, check_single, parse_order};
 use crate::search::searcher::sink_problem;
 use crate::search::serving::Searchable;
@@ -26,16 +28,55 @@ pub(super) const MAX_LIMIT: usize = 10_000;
 /// The most ids of one request: as many as fit into a body.
 pub(super) const MAX_IDS: usize = 1000;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct PointsQuery {
+    /// The collection; required if there are several.
     collection: Option<String>,
+    /// Without `order_by`, the id that the page begins with: `next` of the page before.
+    #[param(value_type = Option<IdSchema>)]
     from: Option<String>,
+    /// The maximum number of points.
+    #[param(minimum = 1, maximum = 10000, default = 100)]
     limit: Option<usize>,
+    /// Whether the answer has the vectors.
     #[serde(default)]
+    #[param(default = false)]
     vectors: bool,
+    /// A field that is indexed as integer, float or datetime: `price`, or `price:desc` for the greatest first. Points
+    /// without a value come last.
     order_by: Option<String>,
+    /// With `order_by`, the cursor: `next` of the page before. Send the same `collection` and `order_by` as for that page.
     cursor: Option<String>,
+}
+
+/// A page of points.
+// `RawPage` and `SortedAnswer` are what is sent.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes types that other crates declare")]
+pub(super) struct PointsPage {
+    /// The points of this page.
+    points: Vec<PagePoint>,
+    /// The next page: with `order_by` its cursor, else its first id; null on the last page.
+    #[schema(required, value_type = Option<IdSchema>)]
+    next: Option<PointId>,
+}
+
+/// A point exactly as it is stored.
+#[derive(ToSchema)]
+#[schema(as = Point)]
+#[expect(dead_code, reason = "describes a type that another crate declares")]
+struct PagePoint {
+    /// The id.
+    #[schema(value_type = IdSchema)]
+    id: PointId,
+    /// Every stored field, walvec's own under `_walvec`.
+    #[schema(value_type = Object)]
+    payload: Payload,
+    /// The vector, if it was requested and the point has one.
+    #[schema(nullable = false)]
+    vector: Option<Vec<Option<f32>>>,
 }
 
 /// A page in the order of a field.
@@ -46,10 +87,9 @@ struct SortedAnswer {
     next: Option<String>,
 }
 
-/// Answers `GET /api/v1/points?collection=…&from=…&limit=…&vectors=true` with a page in id order, and where the next
-/// one begins.
-///
-/// With `order_by=field:desc` the page is in the order of the field, and the next page begins at `cursor=…`.
+/// Returns a page of points, exactly as they are stored, in the order of their ids or of a field.
+#[utoipa::path(get, path = "/api/v1/points", operation_id = "pageOfPoints", params(PointsQuery),
+    responses((status = OK, description = "The answer", body = PointsPage)))]
 pub(super) async fn page(
     State(app): State<Arc<App>>,
     query: Result<Query<PointsQuery>, QueryRejection>,
@@ -96,8 +136,9 @@ async fn sorted(
     Ok(SortedAnswer { points: page.points, next })
 }
 
-/// Answers `POST /api/v1/points` with `{"collection": …, "ids": […], "vectors": true}`: returns the points with
-/// these ids that exist.
+/// Returns those of the named points that exist.
+#[utoipa::path(post, path = "/api/v1/points", operation_id = "pointsById", request_body = PointsRequest,
+    responses((status = OK, description = "The answer", body = PointsPage)))]
 pub(super) async fn by_id(
     State(app): State<Arc<App>>,
     headers: HeaderMap,

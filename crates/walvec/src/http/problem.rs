@@ -4,16 +4,23 @@ use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::api::problem::{ApiProblem, Reason};
 
-/// The members of a problem (RFC 9457, section 3.1).
-#[derive(Serialize)]
-struct ProblemBody<'a> {
+/// An error (RFC 9457, section 3.1).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct ProblemBody {
+    /// The kind, `urn:walvec:problem:…`. It is stable.
+    #[schema(format = "uri")]
     r#type: String,
-    title: &'a str,
+    /// The kind in words.
+    title: &'static str,
+    /// The status of the answer.
     status: u16,
-    detail: &'a str,
+    /// What exactly happened, and what would be right.
+    detail: String,
 }
 
 impl IntoResponse for ApiProblem {
@@ -23,7 +30,7 @@ impl IntoResponse for ApiProblem {
             r#type: format!("urn:walvec:problem:{name}"),
             title,
             status: status.as_u16(),
-            detail: self.detail(),
+            detail: self.detail().to_owned(),
         };
         // A struct of strings always serialises; the empty object stands in for a case that cannot happen.
         let json = serde_json::to_vec(&body).unwrap_or_else(|_| b"{}".to_vec());

@@ -20,7 +20,7 @@ use walvec_pipeline::source::reread::JobSpec;
 use super::state::App;
 use crate::api::announcement::KEY_HEADER;
 use crate::api::problem::{ApiProblem, Reason};
-use crate::api::tasks::{Accepted, BackfillRequest, ReindexRequest, RepairRequest, ResyncRequest, TaskKind};
+use crate::api::tasks::{Accepted, BackfillRequest, ReindexRequest, RepairRequest, ResyncRequest, Task, TaskKind};
 use crate::config;
 use crate::search::body::object;
 use crate::tasks::{TaskHandle, TaskRequest, Tasks};
@@ -50,7 +50,9 @@ impl Operations {
 /// A body, or why it could not be read.
 type BodyResult = Result<Bytes, BytesRejection>;
 
-/// Answers `POST /api/v1/backfill` with `{"table": "public.books", "where": "year > 1900"}`.
+/// Reads rows of a table again while the stream continues.
+#[utoipa::path(post, path = "/api/v1/backfill", operation_id = "backfill", request_body = BackfillRequest, security(("key" = [])),
+    responses((status = ACCEPTED, description = "The task has begun", body = Accepted)))]
 pub(super) async fn backfill(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -61,8 +63,9 @@ pub(super) async fn backfill(
     accept(&app, TaskKind::Backfill, TaskRequest::Job(JobSpec::Backfill { table, filter }))
 }
 
-/// Answers `POST /api/v1/repair` with `{"collection": "books", "rows": [[7]], "points": [{"id": 8, "version":
-/// "0/1D5C408.3"}]}`.
+/// Reads and embeds rows again, and removes points that have no row.
+#[utoipa::path(post, path = "/api/v1/repair", operation_id = "repair", request_body = RepairRequest, security(("key" = [])),
+    responses((status = ACCEPTED, description = "The task has begun", body = Accepted)))]
 pub(super) async fn repair(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -80,7 +83,9 @@ pub(super) async fn repair(
     accept(&app, TaskKind::Repair, TaskRequest::Job(job))
 }
 
-/// Answers `POST /api/v1/resync` with `{"force": false}`.
+/// Reads all tables again, or, with `force`, removes points that wait for this permission.
+#[utoipa::path(post, path = "/api/v1/resync", operation_id = "resync", request_body = ResyncRequest, security(("key" = [])),
+    responses((status = ACCEPTED, description = "The task has begun", body = Accepted)))]
 pub(super) async fn resync(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -90,7 +95,9 @@ pub(super) async fn resync(
     accept(&app, TaskKind::Resync, TaskRequest::Job(JobSpec::Resync { may_sweep_most: force }))
 }
 
-/// Answers `POST /api/v1/reindex` with `{"rollback": false}`.
+/// Builds new collections while the present ones are served, then switches.
+#[utoipa::path(post, path = "/api/v1/reindex", operation_id = "reindex", request_body = ReindexRequest, security(("key" = [])),
+    responses((status = ACCEPTED, description = "The task has begun", body = Accepted)))]
 pub(super) async fn reindex(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -100,7 +107,9 @@ pub(super) async fn reindex(
     accept(&app, TaskKind::Reindex, TaskRequest::Reindex { rollback })
 }
 
-/// Answers `GET /api/v1/tasks/{id}`.
+/// Returns how far the latest backfill, repair, resync or reindex has come.
+#[utoipa::path(get, path = "/api/v1/tasks/{id}", operation_id = "task", params(("id" = u64, Path, description = "The task's number")),
+    responses((status = OK, description = "The answer", body = Task)))]
 pub(super) async fn task(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, ApiProblem> {
     match id.parse().ok().and_then(|id| app.operations.tasks.get(id)) {
         Some(task) => Ok(Json(task).into_response()),

@@ -15,10 +15,10 @@ use walvec_pipeline::state::dead_letters::DeadLetter;
 use walvec_sink::{Hit, Search, SinkError};
 
 use super::tasks::Operations;
-use super::{App, AppState, Limits, openapi};
+use super::{App, AppState, Limits, dead_letters, points};
 use crate::api::announcement::KEY_HEADER;
 use crate::api::search::AnswerHit;
-use crate::search::request::SearchQuery;
+use crate::search::request::{self, SearchQuery};
 use crate::search::serving::Searchable;
 use crate::testkit::{
     Answer, BagOfWords, BookFields, Failing, KEY, Memory, books, get, loopback, post, router, router_with, searchable,

@@ -3,9 +3,12 @@
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
+use super::mode::Mode;
 use super::request::MAX_LIMIT;
 use crate::api::problem::{ApiProblem, Reason};
+use crate::api::schema::ConditionSchema;
 
 /// The members of a body, for messages.
 const MEMBERS: &str =
@@ -27,17 +30,34 @@ pub(crate) struct SearchBody {
     pub(crate) filter: Map<String, Value>,
 }
 
-/// A body as it was sent; null counts as left out.
-#[derive(Deserialize)]
+/// A search. Null counts as left out.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Members {
+#[schema(as = SearchRequest)]
+pub(crate) struct Members {
+    /// The text to search for.
+    #[schema(required, value_type = String, min_length = 1, max_length = 8192)]
     query: Option<Value>,
+    /// The collection; required if there are several.
+    #[schema(value_type = Option<String>)]
     collection: Option<Value>,
+    /// What the search compares. Default: hybrid if the collection has it, else dense.
+    #[schema(value_type = Option<Mode>)]
     mode: Option<Value>,
+    /// The maximum number of hits.
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 100, default = 5)]
     limit: Option<Value>,
+    /// With `row`, each row is shown once, by its best chunk.
+    #[schema(value_type = Option<String>, pattern = "^row$")]
     group: Option<Value>,
+    /// The lowest score of a hit: a cosine similarity in the mode dense, a BM25 score in the mode keyword.
+    #[schema(value_type = Option<f32>)]
     min_score: Option<Value>,
+    /// The cursor: `next` of the page before. Send everything else unchanged.
+    #[schema(value_type = Option<String>)]
     cursor: Option<Value>,
+    /// Conditions by field, all of which have to match.
+    #[schema(value_type = Option<std::collections::HashMap<String, ConditionSchema>>)]
     filter: Option<Value>,
 }
 

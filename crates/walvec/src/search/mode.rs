@@ -3,10 +3,12 @@
 use std::fmt;
 
 use clap::ValueEnum;
+use utoipa::ToSchema;
 use walvec_sink::Keywords;
 
 /// What a search compares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, ToSchema)]
+#[schema(rename_all = "lowercase")]
 pub(crate) enum Mode {
     /// Meaning and words, two rankings fused.
     Hybrid,

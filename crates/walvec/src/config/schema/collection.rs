@@ -5,6 +5,7 @@ use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
 use walvec_model::{Lookup, TableName};
 use walvec_sink::IndexType;
 use walvec_sink::keywords::DEFAULT_LANGUAGE;
@@ -197,7 +198,7 @@ impl From<LayoutKind> for walvec_verify::StoredLayout {
 }
 
 /// The type of a payload index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum IndexKind {
     /// Exact strings.

@@ -1,5 +1,9 @@
 //! Health, status, metrics, and the description.
 
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
 use super::*;
 
 #[tokio::test]
@@ -67,10 +71,10 @@ async fn unknown_paths_and_methods_are_problems_too() {
 #[tokio::test]
 async fn the_description_names_only_what_answers() {
     let router = router(state());
-    assert_eq!(get(&router, "/openapi.json").await.json(), openapi::describe());
-    let description = openapi::describe();
+    let description = get(&router, "/openapi.json").await.json();
+    let mut ids = BTreeSet::new();
     for (path, operations) in description["paths"].as_object().unwrap() {
-        for method in operations.as_object().unwrap().keys() {
+        for (method, operation) in operations.as_object().unwrap() {
             let request = Request::builder().method(method.to_uppercase().as_str()).uri(path.as_str());
             let answer = send(&router, request.body(Body::empty()).unwrap()).await;
             // The task may not exist, but the path must.
@@ -79,10 +83,46 @@ async fn the_description_names_only_what_answers() {
                 "{method} {path}: {}",
                 answer.body
             );
+            assert!(ids.insert(operation["operationId"].as_str().unwrap()), "{method} {path} has the id of another");
+            assert!(operation["responses"]["default"].is_object(), "{method} {path} does not say how it fails");
+            let declared = |name: &Value| {
+                name["in"] == "path" && path.contains(&format!("{{{}}}", name["name"].as_str().unwrap()))
+            };
+            let declared = operation["parameters"]
+                .as_array()
+                .map_or(0, |names| names.iter().filter(|name| declared(name)).count());
+            assert_eq!(declared, path.matches('{').count(), "{method} {path}");
         }
     }
     let text = description.to_string();
     for reference in text.split("\"$ref\":\"#").skip(1).filter_map(|rest| rest.split('"').next()) {
         assert!(description.pointer(reference).is_some(), "{reference}");
     }
+}
+
+#[tokio::test]
+async fn the_description_names_the_limits_that_hold() {
+    let description = get(&router(state()), "/openapi.json").await.json();
+    let parameter = |path: &str, name: &str| {
+        let parameters = description["paths"][path]["get"]["parameters"].as_array().unwrap();
+        parameters.iter().find(|parameter| parameter["name"] == name).unwrap()["schema"].clone()
+    };
+    let body = |schema: &str, name: &str| description["components"]["schemas"][schema]["properties"][name].clone();
+    for limit in [parameter("/api/v1/search", "limit"), body("SearchRequest", "limit")] {
+        assert_eq!(
+            (&limit["maximum"], &limit["default"]),
+            (&json!(request::MAX_LIMIT), &json!(request::DEFAULT_LIMIT))
+        );
+    }
+    for query in [parameter("/api/v1/search", "q"), body("SearchRequest", "query")] {
+        assert_eq!(query["maxLength"], request::MAX_QUERY_BYTES);
+    }
+    let limit = parameter("/api/v1/points", "limit");
+    assert_eq!((&limit["maximum"], &limit["default"]), (&json!(points::MAX_LIMIT), &json!(points::DEFAULT_LIMIT)));
+    assert_eq!(body("PointsRequest", "ids")["maxItems"], points::MAX_IDS);
+    let limit = parameter("/api/v1/dead-letters", "limit");
+    assert_eq!(
+        (&limit["maximum"], &limit["default"]),
+        (&json!(dead_letters::MAX_LIMIT), &json!(dead_letters::MAX_LIMIT))
+    );
 }
