@@ -35,7 +35,7 @@ ARGS ?=
 help: ## list what can be made
 	@awk -F ': .*?## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: prerequisites model ## sync a sample catalogue from a throw-away PostgreSQL, search it, serve the search page
+demo: prerequisites model ## sync a sample catalogue from a temporary PostgreSQL, search it, serve the search page
 	@scripts/fetch-postgres.sh if-none
 	$(first-build)
 	@cargo build $(LOCKED) -p walvec $(FEATURES)
@@ -107,7 +107,7 @@ build: prerequisites ## build the program with full optimisation
 dist: prerequisites ## build every package that this machine can into dist/ (the first time about 45 minutes on two cores)
 	@packaging/make-dist.sh
 
-test-dist: ## install each package of dist/ into a throw-away copy of this system and run the demo there (root)
+test-dist: ## install each package of dist/ into a temporary copy of this system and run the demo there (root)
 	@packaging/test/run.sh
 
 model: ## fetch the embedding model of the demo and of the tests (about 100 MB, once)

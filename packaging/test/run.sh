@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what `make dist` built, each way into a throw-away copy of this system, and runs the demo there.
+# Installs what `make dist` built, each way into a temporary copy of this system, and runs the demo there.
 #
 #   packaging/test/run.sh [WAY...]      pip uv npm deb archive; without arguments all of them
 #
@@ -14,7 +14,7 @@ readonly WAYS=(pip uv npm deb archive)
 readonly LIMIT_SECONDS=60
 
 [[ $(uname -s) == Linux ]] || fail "only Linux has the overlays that this needs" "try a package by hand"
-((EUID == 0)) || fail "only root can make a throw-away copy of the system" "sudo make test-dist"
+((EUID == 0)) || fail "only root can make a temporary copy of the system" "sudo make test-dist"
 [[ -d $dist ]] || fail "there is no $dist" "make dist"
 ls "$dist"/walvec-*.whl >/dev/null 2>&1 || fail "$dist has no wheel of the program" "make dist"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One way to install walvec and run the demo, in a throw-away copy of a system that packaging/test/run.sh made. The packages
+# One way to install walvec and run the demo, in a temporary copy of a system that packaging/test/run.sh made. The packages
 # are in /mnt/dist.
 set -euo pipefail
 shopt -s inherit_errexit

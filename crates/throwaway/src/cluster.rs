@@ -83,7 +83,7 @@ impl Cluster {
             volumes: Mutex::default(),
         };
         cluster.start_on_port(&options).await?;
-        tracing::debug!(version = %cluster.version(), port = cluster.port, "throw-away PostgreSQL started");
+        tracing::debug!(version = %cluster.version(), port = cluster.port, "temporary PostgreSQL started");
         Ok(cluster)
     }
 

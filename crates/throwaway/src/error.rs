@@ -1,4 +1,4 @@
-//! Errors of a throw-away cluster.
+//! Errors of a temporary cluster.
 
 use std::path::PathBuf;
 

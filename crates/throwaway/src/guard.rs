@@ -71,7 +71,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
-            tracing::warn!(%error, "the guard of a throw-away PostgreSQL could not be waited for");
+            tracing::warn!(%error, "the guard of a temporary PostgreSQL could not be waited for");
         }
     }
 }

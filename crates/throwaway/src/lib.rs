@@ -1,4 +1,4 @@
-//! Throw-away PostgreSQL clusters: a real server for the demo, the tests and the benchmarks, removed when they end.
+//! Temporary PostgreSQL clusters: a real server for the demo, the tests and the benchmarks, removed when they end.
 //!
 //! - [`installation`]: finding a PostgreSQL server (13 or newer) on this machine
 //! - [`packaged`]: servers in Python and npm packages that were installed with the program

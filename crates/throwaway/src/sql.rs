@@ -11,7 +11,7 @@ pub(crate) async fn connect(config: &Config, database: &str) -> Result<Client, T
     let (client, connection) = config.dbname(database).connect(NoTls).await.map_err(failed)?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
-            tracing::debug!(%error, "a connection to a throw-away PostgreSQL ended");
+            tracing::debug!(%error, "a connection to a temporary PostgreSQL ended");
         }
     });
     Ok(client)

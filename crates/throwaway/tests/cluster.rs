@@ -1,4 +1,4 @@
-//! Guarantees to users of a throw-away cluster, tested with the first PostgreSQL server of this machine.
+//! Guarantees to users of a temporary cluster, tested with the first PostgreSQL server of this machine.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Records the records that Debezium writes for books.sql and changes.sql, with a throw-away PostgreSQL 18:
+# Records the records that Debezium writes for books.sql and changes.sql, with a temporary PostgreSQL 18:
 #
 #   tests/kafka/debezium/record.sh DIRECTORY
 #

@@ -1,4 +1,4 @@
-//! Tests of capture with a real PostgreSQL: one throw-away cluster for all tests, and one database for each.
+//! Tests of capture with a real PostgreSQL: one temporary cluster for all tests, and one database for each.
 //!
 //! `WALVEC_POSTGRES` chooses the server.
 
